@@ -1,0 +1,169 @@
+//! A SQLite file of ours: how it is made, recognised, opened, written and synced. The truth and the catalogue are such files.
+//!
+//! Settings, each with its reason:
+//! - WAL with `synchronous=FULL`: a commit returns after the log is synced; NORMAL may lose the last commits at a power cut.
+//! - `mmap_size=0`: a stray write into mapped memory would reach the file.
+//! - automatic checkpoints off: SQLite ignores their failure, and a sync that failed once can "succeed" when repeated
+//!   although the pages are lost. [`Database::checkpoint`] reports it, and the log is kept.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Result};
+
+/// The format of the data folder that this build writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// "moco" in ASCII, in SQLite's `application_id`: tells our files from other databases.
+const APPLICATION_ID: u32 = 0x6d6f_636f;
+
+/// Does a commit wait for the disk? `Off` exists so that a test can see its own detector fire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Synchronous {
+    #[default]
+    Full,
+    Off,
+}
+
+/// Refuses a SQLite that has the WAL-reset bug, which can corrupt a database under concurrent checkpoints.
+pub(crate) fn check_sqlite() -> Result<()> {
+    if rusqlite::version_number() < 3_051_003 {
+        return Err(Error::SqliteTooOld { found: rusqlite::version().to_owned(), required: "3.51.3" });
+    }
+    Ok(())
+}
+
+pub(crate) struct Database {
+    pub(crate) connection: Connection,
+    pub(crate) path: PathBuf,
+}
+
+impl Database {
+    /// Makes a new file; `fill` makes its tables and first rows, in one transaction.
+    pub(crate) fn create(path: &Path, page_size: u32, synchronous: Synchronous, fill: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Self::connect(path, flags)?;
+        database.run(|connection| connection.pragma_update(None, "page_size", page_size))?;
+        database.set_up_writer(synchronous)?;
+        database.transaction(|database| {
+            database.run(|connection| {
+                connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+                connection.pragma_update(None, "user_version", FORMAT)
+            })?;
+            fill(database)
+        })?;
+        database.checkpoint()?;
+        Ok(database)
+    }
+
+    /// Opens an existing file for writing, mends it from its log, and checks that it is ours and not newer than us.
+    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::Damaged { path: path.to_owned(), reason: "the file is missing".to_owned() });
+        }
+        let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let pragma = |name| database.run(|connection| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
+        let (application_id, format) = (pragma("application_id")?, pragma("user_version")?);
+        if application_id != i64::from(APPLICATION_ID) || format <= 0 {
+            return Err(database.damaged("it is not a database of this program"));
+        }
+        if format > i64::from(FORMAT) {
+            return Err(Error::Format { path: path.to_owned(), found: format as u32, supported: FORMAT });
+        }
+        if database.run(|connection| connection.is_readonly("main"))? {
+            return Err(Error::ReadOnly { path: path.to_owned() });
+        }
+        database.set_up_writer(synchronous)?;
+        // Whatever the log holds goes into the file now: the process before this one may have seen a sync fail.
+        database.checkpoint()?;
+        Ok(database)
+    }
+
+    /// Is there nothing at `path`, or what a crash within [`create`](Self::create) leaves?
+    pub(crate) fn is_blank(path: &Path) -> Result<bool> {
+        if !path.exists() {
+            return Ok(true);
+        }
+        let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        database.run(|connection| {
+            let application_id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+            let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            Ok(application_id == 0 && tables == 0)
+        })
+    }
+
+    /// A second connection to an open file, which only reads.
+    pub(crate) fn reader(path: &Path) -> Result<Self> {
+        let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        database.run(|connection| connection.pragma_update(None, "query_only", true))?;
+        Ok(database)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self> {
+        let connection = Connection::open_with_flags(path, flags).map_err(|source| Error::sqlite(path, source))?;
+        let database = Self { connection, path: path.to_owned() };
+        database.run(|connection| {
+            connection.pragma_update(None, "mmap_size", 0)?;
+            connection.pragma_update(None, "trusted_schema", false)?;
+            connection.pragma_update(None, "cell_size_check", true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        })?;
+        Ok(database)
+    }
+
+    fn set_up_writer(&self, synchronous: Synchronous) -> Result<()> {
+        let mode: String = self.run(|connection| {
+            let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+            let synchronous = match synchronous {
+                Synchronous::Full => "FULL",
+                Synchronous::Off => "OFF",
+            };
+            connection.pragma_update(None, "synchronous", synchronous)?;
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            Ok(mode)
+        })?;
+        if mode != "wal" {
+            return Err(Error::JournalMode { path: self.path.clone(), mode });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn run<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        work(&self.connection).map_err(|source| Error::sqlite(&self.path, source))
+    }
+
+    pub(crate) fn damaged(&self, reason: impl Into<String>) -> Error {
+        Error::Damaged { path: self.path.clone(), reason: reason.into() }
+    }
+
+    /// Runs `work` in one transaction: all of it is on disk when this returns `Ok`, none of it otherwise.
+    pub(crate) fn transaction<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.run(|connection| connection.execute_batch("BEGIN IMMEDIATE"))?;
+        let outcome = work(self).and_then(|value| self.run(|connection| connection.execute_batch("COMMIT")).map(|()| value));
+        if outcome.is_err() && !self.connection.is_autocommit() {
+            // Some failures end the transaction by themselves; where this one did not, its own failure is the news, not the rollback's.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        outcome
+    }
+
+    /// Runs `work` on one state of the file, whatever is committed meanwhile.
+    pub(crate) fn snapshot<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.run(|connection| connection.execute_batch("BEGIN"))?;
+        let outcome = work(self);
+        self.run(|connection| connection.execute_batch("COMMIT"))?;
+        outcome
+    }
+
+    /// Moves the whole log into the file and empties it; waits for readers, at most some seconds.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+    }
+
+    /// Moves into the file as much of the log as no reader still needs, without waiting.
+    pub(crate) fn checkpoint_now(&self) -> Result<()> {
+        self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
+    }
+}

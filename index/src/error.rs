@@ -1,0 +1,116 @@
+//! What can go wrong, with the thing and the place as fields.
+//!
+//! Every error can be cloned: one failed commit answers each of the writes that shared it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+use crate::id::PointId;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // What the caller asked for.
+    #[error("collection `{name}` already exists")]
+    CollectionExists { name: String },
+    #[error("collection `{name}` does not exist")]
+    CollectionNotFound { name: String },
+    #[error("this collection was deleted")]
+    CollectionDeleted,
+    #[error("`{name}` cannot be a collection's name: {reason}")]
+    CollectionName { name: String, reason: &'static str },
+    #[error("{field}: {reason}")]
+    Config { field: String, reason: String },
+    #[error("the collection has no vector named `{name}`")]
+    UnknownVector { name: String },
+    #[error("vector `{name}` has {actual} dimensions, the collection holds {expected}")]
+    Dimension { name: String, expected: usize, actual: usize },
+    #[error("vector `{name}` is not finite at position {position}")]
+    NotFinite { name: String, position: usize },
+    #[error("vector `{name}` is bound to the model {expected}, not to {actual}")]
+    Fingerprint { name: String, expected: String, actual: String },
+    #[error("a search needs a limit of at least 1")]
+    Limit,
+
+    // What the machine or the data folder does not allow.
+    #[error("{} is in use by another process", path.display())]
+    Locked { path: PathBuf },
+    #[error("cannot write to {}: it is read-only", path.display())]
+    ReadOnly { path: PathBuf },
+    #[error("{} is not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("no space left for {}; nothing of this request was stored", path.display())]
+    DiskFull { path: PathBuf },
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Arc<io::Error>,
+    },
+    #[error("cannot use the database {}", path.display())]
+    Database {
+        path: PathBuf,
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    #[error("a sync of {} failed earlier, so what reached the disk is unknown: read-only until restart", path.display())]
+    WritesStopped { path: PathBuf },
+    #[error("SQLite keeps the journal of {} in mode `{mode}`, not `wal`: is this a network file system?", path.display())]
+    JournalMode { path: PathBuf, mode: String },
+    #[error("cannot start a thread for {}", path.display())]
+    Thread {
+        path: PathBuf,
+        #[source]
+        source: Arc<io::Error>,
+    },
+
+    // What was found in the data folder.
+    #[error("{} is index format {found}; this build reads up to {supported}", path.display())]
+    Format { path: PathBuf, found: u32, supported: u32 },
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{} is damaged: the checksum of point {id} (slot {slot}) is wrong", path.display())]
+    DamagedPoint { path: PathBuf, id: PointId, slot: u64 },
+    #[error("SQLite {found} can corrupt a write-ahead log; {required} or newer is needed")]
+    SqliteTooOld { found: String, required: &'static str },
+}
+
+impl Error {
+    /// An error of the file system, with the refusals that have a name of their own told apart.
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Self::ReadOnly { path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            io::ErrorKind::NotADirectory => Self::NotAFolder { path },
+            _ => Self::Io { action, path, source: Arc::new(source) },
+        }
+    }
+
+    /// An error of SQLite on the database at `path`.
+    pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged { path, reason: source.to_string() },
+            _ => Self::Database { path, source: Arc::new(source) },
+        }
+    }
+
+    /// Did a sync fail? Then the kernel may have dropped the pages and call the next sync a success, so nothing more may be written.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        matches!(
+            source.sqlite_error().map(|error| error.extended_code),
+            Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC | ffi::SQLITE_IOERR_CLOSE)
+        )
+    }
+}

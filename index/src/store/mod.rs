@@ -1,0 +1,211 @@
+//! A data folder: the collections of one process.
+//!
+//! ```text
+//! lock                               held while the store is open
+//! catalogue.sqlite                   name, folder, state of each collection
+//! collections/UUID/collection.sqlite a collection's truth
+//! ```
+//!
+//! A user's name is never part of a path. A collection comes and goes by one row of the catalogue: it is listed as
+//! `creating` before its folder is made and as `deleting` before its folder is removed, so that whatever a crash left
+//! behind is known by name and cleared at the next start, and nothing else ever is.
+
+mod catalogue;
+mod lock;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::collection::Collection;
+use crate::config::CollectionConfig;
+use crate::database::{Synchronous, check_sqlite};
+use crate::error::{Error, Result};
+use crate::truth::Truth;
+use catalogue::{Catalogue, Stage};
+use lock::FolderLock;
+
+const COLLECTION_FILE: &str = "collection.sqlite";
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    synchronous: Synchronous,
+}
+
+impl StoreOptions {
+    /// Acknowledges before the disk has it. For the test that shows that such a thing would be noticed.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_sync(mut self) -> Self {
+        self.synchronous = Synchronous::Off;
+        self
+    }
+}
+
+/// An open data folder. One process at a time, by a lock that its end releases, however it ends.
+pub struct Store {
+    folder: PathBuf,
+    options: StoreOptions,
+    inner: Mutex<Inner>,
+    // After `inner`: the collections close before the folder is free.
+    _lock: FolderLock,
+}
+
+struct Inner {
+    catalogue: Catalogue,
+    collections: BTreeMap<String, Slot>,
+}
+
+/// A listed collection; open after its first use.
+struct Slot {
+    folder: Uuid,
+    open: Option<Arc<Collection>>,
+}
+
+impl Store {
+    /// Opens a data folder, making it if there is none. Collections are opened at their first use.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::ReadOnly`], [`Error::NotAFolder`], [`Error::Format`], [`Error::Damaged`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(folder, &StoreOptions::default())
+    }
+
+    pub fn open_with(folder: impl AsRef<Path>, options: &StoreOptions) -> Result<Self> {
+        check_sqlite()?;
+        let folder = folder.as_ref();
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::NotAFolder { path: folder.to_owned() });
+        }
+        let collections = folder.join("collections");
+        fs::create_dir_all(&collections).map_err(|source| Error::io("make the folder", &collections, source))?;
+        let lock = FolderLock::take(folder)?;
+        let is_new = fs::read_dir(&collections).map_err(|source| Error::io("read the folder", &collections, source))?.next().is_none();
+        let catalogue = Catalogue::open(&folder.join("catalogue.sqlite"), is_new, options.synchronous)?;
+        sync_folder(folder)?;
+        let mut listed = BTreeMap::new();
+        for (name, uuid, stage) in catalogue.list()? {
+            match stage {
+                Stage::Live => drop(listed.insert(name, Slot { folder: uuid, open: None })),
+                // Never acknowledged, or acknowledged as gone.
+                Stage::Creating | Stage::Deleting => {
+                    remove_folder(&collections.join(uuid.to_string()))?;
+                    catalogue.remove(uuid)?;
+                }
+            }
+        }
+        let inner = Mutex::new(Inner { catalogue, collections: listed });
+        Ok(Self { folder: folder.to_owned(), options: options.clone(), inner, _lock: lock })
+    }
+
+    /// Names of the collections, ascending.
+    pub fn collections(&self) -> Vec<String> {
+        self.inner().collections.keys().cloned().collect()
+    }
+
+    /// A new, empty collection; it exists on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::CollectionExists`], [`Error::CollectionName`], [`Error::Config`].
+    pub fn create_collection(&self, name: &str, config: CollectionConfig) -> Result<Arc<Collection>> {
+        check_name(name)?;
+        config.check()?;
+        let mut inner = self.inner();
+        if inner.collections.contains_key(name) {
+            return Err(Error::CollectionExists { name: name.to_owned() });
+        }
+        let uuid = Uuid::new_v4();
+        inner.catalogue.add(name, uuid)?;
+        let folder = self.collection_folder(uuid);
+        let made = self.make_collection(&folder, &config).and_then(|collection| {
+            inner.catalogue.set_stage(uuid, Stage::Live)?;
+            Ok(Arc::new(collection))
+        });
+        match made {
+            Ok(collection) => {
+                inner.collections.insert(name.to_owned(), Slot { folder: uuid, open: Some(Arc::clone(&collection)) });
+                Ok(collection)
+            }
+            Err(error) => {
+                // What cannot be cleared now is cleared at the next start; the first failure is the one to report.
+                let _ = remove_folder(&folder).and_then(|()| inner.catalogue.remove(uuid));
+                Err(error)
+            }
+        }
+    }
+
+    fn make_collection(&self, folder: &Path, config: &CollectionConfig) -> Result<Collection> {
+        fs::create_dir(folder).map_err(|source| Error::io("make the folder", folder, source))?;
+        let path = folder.join(COLLECTION_FILE);
+        let truth = Truth::create(&path, config, self.options.synchronous)?;
+        sync_folder(folder)?;
+        sync_folder(&self.folder.join("collections"))?;
+        Collection::start(&path, truth)
+    }
+
+    /// The collection of that name. Its first use reads all of it from disk, which takes about a second for 300 MB.
+    ///
+    /// # Errors
+    /// [`Error::CollectionNotFound`]; [`Error::Damaged`], [`Error::DamagedPoint`], [`Error::Format`] of this collection only.
+    pub fn collection(&self, name: &str) -> Result<Arc<Collection>> {
+        let mut inner = self.inner();
+        let not_found = || Error::CollectionNotFound { name: name.to_owned() };
+        let slot = inner.collections.get_mut(name).ok_or_else(not_found)?;
+        if let Some(collection) = &slot.open {
+            return Ok(Arc::clone(collection));
+        }
+        let collection = Arc::new(Collection::open(&self.collection_folder(slot.folder).join(COLLECTION_FILE), self.options.synchronous)?);
+        slot.open = Some(Arc::clone(&collection));
+        Ok(collection)
+    }
+
+    /// Deletes a collection with all its points; `false` if there is none of that name. Calls on a handle that somebody
+    /// still holds return [`Error::CollectionDeleted`].
+    pub fn delete_collection(&self, name: &str) -> Result<bool> {
+        let mut inner = self.inner();
+        let Some(slot) = inner.collections.get(name) else { return Ok(false) };
+        let uuid = slot.folder;
+        inner.catalogue.set_stage(uuid, Stage::Deleting)?;
+        let slot = inner.collections.remove(name).expect("it was just there");
+        if let Some(collection) = slot.open {
+            collection.close_for_deletion();
+        }
+        remove_folder(&self.collection_folder(uuid))?;
+        inner.catalogue.remove(uuid)?;
+        Ok(true)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collection_folder(&self, uuid: Uuid) -> PathBuf {
+        self.folder.join("collections").join(uuid.to_string())
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let refuse = |reason| Err(Error::CollectionName { name: name.to_owned(), reason });
+    match name.len() {
+        0 => refuse("it is empty"),
+        256.. => refuse("it is longer than 255 bytes"),
+        _ if name.chars().any(char::is_control) => refuse("it has control characters"),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the entries of a folder durable.
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| Error::io("sync the folder", folder, source))
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove the folder", folder, error)),
+        _ => Ok(()),
+    }
+}

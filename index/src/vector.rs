@@ -1,0 +1,67 @@
+//! What a vector must be before anything of its point is stored.
+
+use crate::config::VectorParams;
+use crate::distance::Distance;
+use crate::error::{Error, Result};
+
+/// Checks size and finiteness and, under [`Distance::Cosine`], scales to length one.
+///
+/// A vector whose squared length is within 1e-6 of one stays bit for bit as it is, and so does the zero vector, which
+/// has no direction: it is kept, scores 0 against everything, and never enters a graph.
+pub(crate) fn check(name: &str, params: &VectorParams, mut vector: Vec<f32>) -> Result<Vec<f32>> {
+    if vector.len() != params.size {
+        return Err(Error::Dimension { name: name.to_owned(), expected: params.size, actual: vector.len() });
+    }
+    if let Some(position) = vector.iter().position(|x| !x.is_finite()) {
+        return Err(Error::NotFinite { name: name.to_owned(), position });
+    }
+    if params.distance == Distance::Cosine {
+        // In f64: the square of a finite f32 overflows f32 above 1e19 and vanishes below 1e-23.
+        let squared: f64 = vector.iter().map(|x| f64::from(*x).powi(2)).sum();
+        if squared != 0.0 && (squared - 1.0).abs() > 1e-6 {
+            let length = squared.sqrt();
+            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+        }
+    }
+    Ok(vector)
+}
+
+pub(crate) fn is_zero(vector: &[f32]) -> bool {
+    vector.iter().all(|x| *x == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(distance: Distance) -> VectorParams {
+        VectorParams::new(3, distance)
+    }
+
+    #[test]
+    fn cosine_scales_to_length_one_at_any_magnitude() {
+        for scale in [1e-40f32, 1e-20, 1.0, 1e20, 1e38] {
+            let unit = check("", &params(Distance::Cosine), vec![scale, -scale, scale]).unwrap();
+            let length: f64 = unit.iter().map(|x| f64::from(*x).powi(2)).sum();
+            assert!((length - 1.0).abs() < 1e-6, "scale {scale:e}: squared length {length}");
+        }
+    }
+
+    #[test]
+    fn a_vector_of_about_length_one_and_the_zero_vector_stay_as_they_are() {
+        for kept in [vec![0.6, 0.8, 0.0004], vec![0.0; 3], vec![0.0, 1.0, 0.0]] {
+            assert_eq!(check("", &params(Distance::Cosine), kept.clone()).unwrap(), kept);
+        }
+        assert_eq!(check("", &params(Distance::Dot), vec![3.0, 4.0, 5.0]).unwrap(), [3.0, 4.0, 5.0]);
+    }
+
+    #[test]
+    fn wrong_sizes_and_values_that_are_not_finite_are_refused_by_name_and_place() {
+        let refused = |vector| check("image", &params(Distance::Euclid), vector).unwrap_err().to_string();
+        assert_eq!(refused(vec![1.0; 4]), "vector `image` has 4 dimensions, the collection holds 3");
+        assert_eq!(refused(vec![]), "vector `image` has 0 dimensions, the collection holds 3");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(refused(vec![0.0, bad, bad]), "vector `image` is not finite at position 1");
+        }
+    }
+}
