@@ -1,0 +1,56 @@
+# Everything from nothing: each target brings what it needs. `make` alone lists them.
+# Needed: Linux x86_64 with glibc, Rust, g++, make, python3 with pip.
+
+PYTHON := python3
+CARGO := cargo
+# Programs are started from here; CARGO_TARGET_DIR may lie elsewhere.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup clients build test demo page-check audit check-setup docker-check
+
+help:
+	@echo 'make demo          train on the pictures of tests/data, export, serve, and search them in a browser'
+	@echo '                   EXIT=1 queries and ends; IMAGES=/a/folder uses your pictures; PORT=8080'
+	@echo 'make test          every test, from nothing (what .ci/run does); ONLY=words runs the tests whose name holds one'
+	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
+	@echo 'make build         every program, optimised, into target/release'
+	@echo 'make page-check    drives the page in headless Chromium'
+	@echo 'make audit         licences, bans and duplicates of all dependencies'
+	@echo 'make check-setup   set-up as a newcomer meets it: programs started from / with an empty environment (long)'
+	@echo 'make docker-check  replays the steps of the Dockerfile in an empty folder (long)'
+
+setup: python
+	@$(PYTHON) setup/install.py cpu
+ifneq ($(filter-out 0,$(CUDA)),)
+	@$(PYTHON) setup/install.py cuda
+endif
+
+# Python packages that the tests drive the server and check the graphs with.
+clients: python
+	@$(PYTHON) setup/install.py clients-test
+
+.PHONY: python
+python:
+	@command -v $(PYTHON) >/dev/null || { echo 'set-up: `$(PYTHON)` is not on the PATH: install Python 3 with pip (Debian and Ubuntu: `apt-get install python3-pip`)' >&2; exit 1; }
+
+build: setup
+	$(CARGO) build --release --workspace
+
+test: setup clients
+	@$(PYTHON) setup/test.py $(ONLY)
+
+demo: build
+	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')
+
+page-check: build
+	@$(PYTHON) tests/page/check.py
+
+audit: python
+	@$(PYTHON) setup/audit.py
+
+check-setup: python
+	@$(PYTHON) setup/check_setup.py
+
+docker-check: python
+	@$(PYTHON) setup/dockerfile_replay.py
