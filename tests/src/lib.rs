@@ -1,1 +1,3 @@
-//! Work in progress.
+//! What the tests that cross packages share.
+
+pub mod clients;
