@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
 use crate::config::{CollectionConfig, VectorParams};
-use crate::database::Synchronous;
 use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::point::{Hit, Point, Record};
@@ -133,8 +132,9 @@ impl Shared {
 }
 
 impl Collection {
-    /// Starts the threads of a collection whose file is open.
-    pub(crate) fn start(path: &Path, truth: Truth) -> Result<Self> {
+    /// Reads all of the open file: every checksum is verified, the vectors stay in memory, and graphs are built in the
+    /// background. Until then searches scan.
+    pub(crate) fn start(path: &Path, truth: Truth, checkpoint_bytes: usize) -> Result<Self> {
         let header = truth.header()?;
         let next_slot = truth.next_slot()?;
         let mut state = State::new(header.config.clone(), header.operation);
@@ -164,7 +164,7 @@ impl Collection {
             building: Mutex::default(),
             pokes: Mutex::new(Some(pokes)),
         });
-        let writer = Writer { truth, header, next_slot, shared: Arc::clone(&shared), unmoved: 0 };
+        let writer = Writer { truth, header, next_slot, shared: Arc::clone(&shared), checkpoint_bytes, unmoved: 0 };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(work).map_err(|source| Error::Thread { path: path.to_owned(), source: Arc::new(source) })
@@ -174,12 +174,6 @@ impl Collection {
         let writer = spawn("moco-writer", Box::new(move || writer.run(&queue)))?;
         shared.poke_builder();
         Ok(Self { shared, threads: Mutex::new(Some(Threads { jobs, handles: vec![writer, builder] })) })
-    }
-
-    /// Opens the file at `path` and reads all of it: every checksum is verified, the vectors stay in memory, and graphs
-    /// are built in the background. Until then searches scan.
-    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
-        Self::start(path, Truth::open(path, synchronous)?)
     }
 
     pub fn config(&self) -> CollectionConfig {

@@ -97,6 +97,17 @@ impl Error {
     /// An error of SQLite on the database at `path`.
     pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
+        use rusqlite::Error as Sqlite;
+        if let Sqlite::InvalidColumnType(..)
+        | Sqlite::FromSqlConversionFailure(..)
+        | Sqlite::IntegralValueOutOfRange(..)
+        | Sqlite::SqlInputError { .. }
+        | Sqlite::Utf8Error(..)
+        | Sqlite::QueryReturnedNoRows = source
+        {
+            // Our statements and types fit the tables we make: these are others.
+            return Self::Damaged { path, reason: source.to_string() };
+        }
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
@@ -108,9 +119,6 @@ impl Error {
     /// Did a sync fail? Then the kernel may have dropped the pages and call the next sync a success, so nothing more may be written.
     pub(crate) fn is_failed_sync(&self) -> bool {
         let Self::Database { source, .. } = self else { return false };
-        matches!(
-            source.sqlite_error().map(|error| error.extended_code),
-            Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC | ffi::SQLITE_IOERR_CLOSE)
-        )
+        matches!(source.sqlite_error().map(|error| error.extended_code), Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
     }
 }

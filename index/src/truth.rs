@@ -65,7 +65,7 @@ pub(crate) struct Truth(pub(crate) Database);
 
 impl Truth {
     /// Makes a new file that holds `config` and no points.
-    pub(crate) fn create(path: &Path, config: &CollectionConfig, synchronous: Synchronous) -> Result<Self> {
+    pub(crate) fn create(path: &Path, config: CollectionConfig, synchronous: Synchronous) -> Result<Self> {
         // A row should fit its page about eight times, or fill a few pages without much waste.
         let page_size = match config.vector_bytes() {
             0..=512 => 8192,
@@ -73,7 +73,7 @@ impl Truth {
             4097..=12_288 => 32_768,
             _ => 65_536,
         };
-        let header = Header { config: config.clone(), operation: 0, points: 0, digest: 0 };
+        let header = Header { config, operation: 0, points: 0, digest: 0 };
         Database::create(path, page_size, synchronous, |database| {
             database.run(|connection| connection.execute_batch(SCHEMA))?;
             put_header(database, &header)

@@ -16,8 +16,6 @@ use crate::truth::{Header, Truth};
 const GROUP_WRITES: usize = 256;
 /// Bytes of vectors and payloads after which a group takes no further write.
 const GROUP_BYTES: usize = 16 << 20;
-/// The log is moved into the file after about so many bytes.
-const CHECKPOINT_BYTES: usize = 16 << 20;
 /// A log that readers kept from being moved waits for them above this length.
 const LONGEST_LOG: u64 = 256 << 20;
 
@@ -64,6 +62,8 @@ pub(crate) struct Writer {
     pub(crate) header: Header,
     pub(crate) next_slot: u64,
     pub(crate) shared: Arc<Shared>,
+    /// The log is moved into the file after about so many bytes.
+    pub(crate) checkpoint_bytes: usize,
     /// Bytes written since the last checkpoint.
     pub(crate) unmoved: usize,
 }
@@ -87,7 +87,7 @@ impl Writer {
             }
             self.shared.poke_builder();
             self.unmoved += bytes;
-            if self.unmoved > CHECKPOINT_BYTES && self.shared.stopped().is_none() {
+            if self.unmoved > self.checkpoint_bytes && self.shared.stopped().is_none() {
                 self.unmoved = 0;
                 self.move_log();
             }

@@ -68,3 +68,43 @@ impl Graph {
         seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(node, _)| node as Node).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring of `ring` nodes and an island of two that links into the ring.
+    fn ring_and_island(ring: u32) -> Graph {
+        let mut links: Vec<Vec<Node>> = (0..ring).map(|i| vec![(i + 1) % ring, (i + ring - 1) % ring]).collect();
+        links.extend([vec![ring + 1, 0], vec![ring]]);
+        let mut graph = Graph { entry: 0, starts: vec![0], links: Vec::new(), upper: Vec::new() };
+        for list in links {
+            graph.links.extend(list);
+            graph.starts.push(graph.links.len());
+        }
+        graph
+    }
+
+    #[test]
+    fn the_audit_lists_what_no_walk_can_reach() {
+        assert_eq!(ring_and_island(10).unreachable(), [10, 11]);
+    }
+
+    #[test]
+    fn a_walk_goes_through_nodes_that_it_does_not_return() {
+        let graph = ring_and_island(100);
+        let nearness = |node: Node| -(node as f32 - 50.0).abs();
+        // Only the nodes about the target are wanted; the way there leads through others.
+        let mut found = graph.walk(5, 1000, nearness, |node| (45..=60).contains(&node)).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, [48, 49, 50, 51, 52]);
+    }
+
+    #[test]
+    fn a_walk_that_costs_more_than_its_budget_gives_up() {
+        let graph = ring_and_island(100);
+        let wants_nothing = |budget| graph.walk(5, budget, |node| -(node as f32), |_| false);
+        assert_eq!(wants_nothing(50), None);
+        assert_eq!(wants_nothing(200), Some(vec![]));
+    }
+}
