@@ -15,6 +15,7 @@ use crate::point::{Hit, Point, Record};
 use crate::rebuild;
 use crate::search::{self, Found, SearchRequest};
 use crate::state::State;
+use crate::store::FolderLock;
 use crate::truth::{PointRow, Truth};
 use crate::vector;
 use crate::writer::{Job, Prepared, Write, Writer};
@@ -35,6 +36,8 @@ const LOOKS: usize = 4;
 pub struct Collection {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
+    // Released after the threads have ended.
+    _lock: Arc<FolderLock>,
 }
 
 struct Threads {
@@ -134,7 +137,7 @@ impl Shared {
 impl Collection {
     /// Reads all of the open file: every checksum is verified, the vectors stay in memory, and graphs are built in the
     /// background. Until then searches scan.
-    pub(crate) fn start(path: &Path, truth: Truth, checkpoint_bytes: usize) -> Result<Self> {
+    pub(crate) fn start(path: &Path, truth: Truth, checkpoint_bytes: usize, lock: Arc<FolderLock>) -> Result<Self> {
         let header = truth.header()?;
         let next_slot = truth.next_slot()?;
         let mut state = State::new(header.config.clone(), header.operation);
@@ -173,7 +176,7 @@ impl Collection {
         let builder = spawn("moco-builder", Box::new(move || rebuild::run(&for_builder, &poked)))?;
         let writer = spawn("moco-writer", Box::new(move || writer.run(&queue)))?;
         shared.poke_builder();
-        Ok(Self { shared, threads: Mutex::new(Some(Threads { jobs, handles: vec![writer, builder] })) })
+        Ok(Self { shared, threads: Mutex::new(Some(Threads { jobs, handles: vec![writer, builder] })), _lock: lock })
     }
 
     pub fn config(&self) -> CollectionConfig {

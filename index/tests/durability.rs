@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use moco_index::{Error, PointId, SearchRequest, Store};
+use moco_index::{CollectionConfig, Error, PointId, SearchRequest, Store};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -282,6 +282,21 @@ fn a_sync_that_fails_while_the_log_is_moved_loses_nothing_and_stops_writes() {
 }
 
 #[test]
+fn a_collection_that_could_not_be_made_leaves_no_trace() {
+    let names = |folder: &tempfile::TempDir| Store::open(folder.path()).unwrap().collections();
+    let (lines, folder) = faulty("failed-catalogue", "eio-sync");
+    assert!(lines[0].starts_with("cannot use the database") && lines[1].contains("read-only until restart"), "{lines:?}");
+    assert_eq!(names(&folder), ["c"]);
+    assert_eq!(stored(folder.path()), BTreeMap::from([(1, 1)]));
+    assert_eq!(std::fs::read_dir(folder.path().join("collections")).unwrap().count(), 1);
+
+    let (lines, folder) = faulty("failed-catalogue", "enospc");
+    assert!(lines[0].starts_with("no space left for") && lines[1] == "made", "{lines:?}");
+    assert_eq!(names(&folder), ["c", "e"]);
+    assert_eq!(std::fs::read_dir(folder.path().join("collections")).unwrap().count(), 2);
+}
+
+#[test]
 fn a_second_process_is_refused_until_the_first_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let mut holder = child(&["hold", path(&folder)]).spawn().unwrap();
@@ -292,8 +307,13 @@ fn a_second_process_is_refused_until_the_first_is_gone() {
     assert!(matches!(&refused, Error::Locked { path } if path == folder.path()), "{refused}");
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let _store = Store::open(folder.path()).unwrap();
+    let store = Store::open(folder.path()).unwrap();
     assert!(matches!(Store::open(folder.path()), Err(Error::Locked { .. })), "also within one process");
+    let collection = store.create_collection("c", CollectionConfig::default()).unwrap();
+    drop(store);
+    assert!(matches!(Store::open(folder.path()), Err(Error::Locked { .. })), "and while a collection of it can still be written");
+    drop(collection);
+    assert_eq!(Store::open(folder.path()).unwrap().collections(), ["c"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::database::{Synchronous, check_sqlite};
 use crate::error::{Error, Result};
 use crate::truth::Truth;
 use catalogue::{Catalogue, Stage};
-use lock::FolderLock;
+pub(crate) use lock::FolderLock;
 
 const COLLECTION_FILE: &str = "collection.sqlite";
 
@@ -61,13 +61,14 @@ impl StoreOptions {
     }
 }
 
-/// An open data folder. One process at a time, by a lock that its end releases, however it ends.
+/// An open data folder. One process at a time, by a lock that is released when the store and the last handle of a
+/// collection are dropped, and by the process's end, however it ends.
 pub struct Store {
     folder: PathBuf,
     options: StoreOptions,
     inner: Mutex<Inner>,
-    // After `inner`: the collections close before the folder is free.
-    _lock: FolderLock,
+    /// Each open collection holds it too: the folder is free when the last of them is closed.
+    lock: Arc<FolderLock>,
 }
 
 struct Inner {
@@ -114,9 +115,9 @@ impl Store {
         if !collections.is_dir() {
             fs::create_dir_all(&collections).map_err(|source| Error::io("make the folder", &collections, source))?;
         }
-        let lock = FolderLock::take(folder)?;
+        let lock = Arc::new(FolderLock::take(folder)?);
         let is_new = fs::read_dir(&collections).map_err(|source| Error::io("read the folder", &collections, source))?.next().is_none();
-        let catalogue = Catalogue::open(&folder.join("catalogue.sqlite"), is_new, options.synchronous)?;
+        let mut catalogue = Catalogue::open(&folder.join("catalogue.sqlite"), is_new, options.synchronous)?;
         sync_folder(folder)?;
         let mut listed = BTreeMap::new();
         for (name, uuid, stage) in catalogue.list()? {
@@ -130,7 +131,7 @@ impl Store {
             }
         }
         let inner = Mutex::new(Inner { catalogue, collections: listed });
-        Ok(Self { folder: folder.to_owned(), options: options.clone(), inner, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), options: options.clone(), inner, lock })
     }
 
     /// Names of the collections, ascending.
@@ -175,7 +176,7 @@ impl Store {
         let truth = Truth::create(&path, config, self.options.synchronous)?;
         sync_folder(folder)?;
         sync_folder(&self.folder.join("collections"))?;
-        Collection::start(&path, truth, self.options.checkpoint_bytes)
+        Collection::start(&path, truth, self.options.checkpoint_bytes, Arc::clone(&self.lock))
     }
 
     /// The collection of that name. Its first use reads and verifies all of it from disk.
@@ -196,7 +197,7 @@ impl Store {
             Door::Closed => {
                 let path = self.collection_folder(folder).join(COLLECTION_FILE);
                 let truth = Truth::open(&path, self.options.synchronous)?;
-                let collection = Arc::new(Collection::start(&path, truth, self.options.checkpoint_bytes)?);
+                let collection = Arc::new(Collection::start(&path, truth, self.options.checkpoint_bytes, Arc::clone(&self.lock))?);
                 *door = Door::Open(Arc::clone(&collection));
                 Ok(collection)
             }

@@ -24,6 +24,7 @@ fn main() {
         ["once", folder, sync, writes] => once(folder, sync, writes),
         ["crowd", folder] => crowd(folder),
         ["full-disk", folder, faults, room] => full_disk(folder, Path::new(faults), room),
+        ["failed-catalogue", folder, faults, fault] => failed_catalogue(folder, Path::new(faults), fault),
         ["failed-sync", folder, faults, fault] => failed_sync(folder, Path::new(faults), fault),
         _ => panic!("what is {arguments:?}?"),
     }
@@ -156,4 +157,17 @@ fn failed_sync(folder: &str, faults: &Path, fault: &str) {
     write();
     assert!(collection.info().writes_stopped);
     assert!(collection.search(&SearchRequest::new(vec![0.0; SIZE], 9)).unwrap().len() >= 2, "reads go on");
+}
+
+/// Makes a collection, fails to make another one, heals the disk, tries again.
+fn failed_catalogue(folder: &str, faults: &Path, fault: &str) {
+    let (store, collection) = open(folder, &StoreOptions::default());
+    collection.upsert(vec![point(1, 1)]).unwrap();
+    let fault = faults.join(fault);
+    std::fs::write(&fault, "0").unwrap();
+    let make =
+        |name| store.create_collection(name, CollectionConfig::default()).map_or_else(|error| error.to_string(), |_| "made".to_owned());
+    say(&make("d"));
+    std::fs::remove_file(&fault).unwrap();
+    say(&make("e"));
 }
