@@ -210,3 +210,16 @@ fn an_existing_model_survives_an_export_that_fails() {
     assert!(error.contains("cannot write empty"), "{error}");
     assert_eq!(names(folder.path()), ["empty", "encoder.safetensors", "model.onnx"]);
 }
+
+#[test]
+fn a_model_that_fails_the_check_is_not_left_at_the_target() {
+    let (folder, encoder) = folder_with_encoder(Head::None {});
+    // Finite weights whose outputs overflow: nothing that is not a number may count as agreement.
+    let mut tensors = encoder.tensors().clone();
+    tensors.get_mut("layer4.1.bn2.weight").unwrap().data.fill(f32::MAX);
+    let encoder = Encoder::new(encoder.manifest().clone(), tensors).unwrap();
+    encoder.write(&folder.path().join("encoder.safetensors")).unwrap();
+    let error = refusal(folder.path(), &["onnx", "encoder.safetensors", "-o", "model.onnx"], 1);
+    assert!(error.contains("ONNX Runtime and the plain evaluator disagree, so no model was written: 16 pictures"), "{error}");
+    assert_eq!(names(folder.path()), ["encoder.safetensors"]);
+}
