@@ -196,6 +196,29 @@ fn judge(record: &str, folder: &Path) -> Judgement {
     judgement
 }
 
+#[test]
+fn the_judge_of_records_knows_each_violation() {
+    let violations = |lines: &[&str]| {
+        let record: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        judge(&record, Path::new("/d")).violations.len()
+    };
+    let (write, begin, end) = ("write 3 32 99 /d/x-wal", "sync-begin 3 0 0 /d/x-wal", "sync-end 3 0 0 /d/x-wal");
+    let ack = "ack 1 -1 5 pipe:[1]";
+    assert_eq!(violations(&[write, begin, end, ack]), 0);
+    assert_eq!(violations(&[write, ack]), 1, "no sync");
+    assert_eq!(violations(&[write, begin, ack, end]), 1, "before the sync returned");
+    assert_eq!(violations(&[begin, write, end, ack]), 1, "a sync covers what was written before it began");
+    assert_eq!(violations(&[write, "sync-begin 4 0 0 /d/y-wal", "sync-end 4 0 0 /d/y-wal", ack]), 1, "of another file");
+    let (file, file_synced) = ("write 4 0 9 /d/x", ["sync-begin 4 0 0 /d/x", "sync-end 4 0 0 /d/x"]);
+    let restart = "write 3 0 32 /d/x-wal";
+    assert_eq!(violations(&[file, file_synced[0], file_synced[1], restart]), 0);
+    assert_eq!(violations(&[file, restart]), 1, "the log is begun anew while the file is not synced");
+    assert_eq!(violations(&[file, "truncate 3 0 0 /d/x-wal"]), 1, "or emptied");
+    let (entry, folder_synced) = ("create -1 0 0 /d/x", ["sync-begin 5 0 0 /d", "sync-end 5 0 0 /d"]);
+    assert_eq!(violations(&[entry, folder_synced[0], folder_synced[1], ack]), 0);
+    assert_eq!(violations(&[entry, ack]), 1, "a new file without a sync of its folder");
+}
+
 fn recorded_run(sync: &str) -> Judgement {
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().join("record");
