@@ -1,33 +1,21 @@
-//! PLACEHOLDER until the branch `images` lands: on a conflict take the version of `images` whole.
+//! From the bytes of a picture to the pixels that the network sees: the same code for training's evaluation
+//! transforms, the exporter's checks and serving, so that the same file gives the same embedding everywhere.
+//!
+//! Two steps, each usable alone:
+//! - [`decode`]: limits, header, pixels, orientation, background; any supported file becomes an 8-bit RGB picture.
+//! - [`Preprocessing`]: shorter side resized, centre cut out; arithmetic is Pillow's and torchvision's.
+//!
+//! Subtracting the mean and dividing by the deviation is not done here: those are the first nodes of the graph.
+
+mod container;
+mod decode;
+mod limits;
+mod preprocess;
+
 pub use ::image::RgbImage;
-use serde::{Deserialize, Serialize};
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    Bilinear,
-}
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(deny_unknown_fields)]
-pub struct Preprocessing {
-    pub resize: u32,
-    pub crop: u32,
-    pub interpolation: Interpolation,
-    pub background: [u8; 3],
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
-}
-impl Preprocessing {
-    pub fn imagenet() -> Self {
-        Self {
-            resize: 256,
-            crop: 224,
-            interpolation: Interpolation::Bilinear,
-            background: [255; 3],
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        }
-    }
-    pub fn validate(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
+
+pub use self::{
+    decode::{Header, decode, read_header},
+    limits::{ImageError, Limits},
+    preprocess::{Interpolation, Preprocessing, SourceBox, center_crop, crop, resize_crop, resize_exact, resize_shorter_side},
+};
