@@ -18,7 +18,7 @@ const HEADER: &str = "include/torch/csrc/api/include/torch/torch.h";
 const LIBRARIES: [&str; 3] = ["lib/libtorch.so", "lib/libtorch_cpu.so", "lib/libc10.so"];
 
 /// Prints the instructions to Cargo, or the one sentence that says what is wrong with libtorch.
-pub fn link() {
+pub(crate) fn link() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=../setup/libtorch.rs");
     let root = workspace();
