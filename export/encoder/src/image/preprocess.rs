@@ -8,8 +8,9 @@
 use std::cell::RefCell;
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImage, Image, ImageRef},
+    FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedCroppedImage, TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use serde::{Deserialize, Serialize};
 
@@ -207,7 +208,8 @@ pub fn resize_crop(
         return crop(image, left, top, width, height);
     }
     let whole = view(image);
-    let cut = CroppedImage::new(&whole, left, top, crop_width, crop_height).expect("the cut was checked to lie inside the picture");
+    let cut =
+        TypedCroppedImage::from_ref(&whole, left, top, crop_width, crop_height).expect("the cut was checked to lie inside the picture");
     Ok(convolve(&cut, width, height, &options()))
 }
 
@@ -215,20 +217,22 @@ fn options() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false)
 }
 
-fn view(image: &RgbImage) -> ImageRef<'_> {
-    ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).expect("a picture has three bytes for each pixel")
+fn view(image: &RgbImage) -> TypedImageRef<'_, U8x3> {
+    TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw()).expect("a picture has three bytes for each pixel")
 }
 
-fn convolve(source: &impl fast_image_resize::IntoImageView, width: u32, height: u32, options: &ResizeOptions) -> RgbImage {
+/// Typed, because the untyped call would compile the convolution for every kind of pixel that there is: minutes.
+fn convolve(source: &impl ImageView<Pixel = U8x3>, width: u32, height: u32, options: &ResizeOptions) -> RgbImage {
     thread_local! {
         // Kept for its buffer: the rows that one pass leaves for the other.
         static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
     }
-    let mut resized = Image::new(width, height, PixelType::U8x3);
+    let mut pixels = vec![0; width as usize * height as usize * 3];
+    let mut resized = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels).expect("three bytes were made for each pixel");
     RESIZER
-        .with_borrow_mut(|resizer| resizer.resize(source, &mut resized, options))
-        .expect("the box was checked to lie inside the picture and both are RGB");
-    RgbImage::from_raw(width, height, resized.into_vec()).expect("a picture has three bytes for each pixel")
+        .with_borrow_mut(|resizer| resizer.resize_typed(source, &mut resized, options))
+        .expect("the box was checked to lie inside the picture");
+    RgbImage::from_raw(width, height, pixels).expect("three bytes were made for each pixel")
 }
 
 fn check_size(width: u64, height: u64) -> Result<(), ImageError> {
