@@ -183,16 +183,18 @@ def install(part, packages, native):
         temporary = native / f".unfinished-{part.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        out = part.fill(temporary, packages)
-        stamp.unlink(missing_ok=True)
-        moves = [(out / name, native / name) for name in part.owns] if part.owns else [(out, native / part.name)]
-        for source, target in moves:
-            shutil.rmtree(target, ignore_errors=True)
-            source.rename(target)
-        written = temporary / "stamp"
-        written.write_text("\n".join([wanted, *sizes(native, [target for _, target in moves])]) + "\n")
-        written.rename(stamp)
-        shutil.rmtree(temporary)
+        try:
+            out = part.fill(temporary, packages)
+            stamp.unlink(missing_ok=True)
+            moves = [(out / name, native / name) for name in part.owns] if part.owns else [(out, native / part.name)]
+            for source, target in moves:
+                shutil.rmtree(target, ignore_errors=True)
+                source.rename(target)
+            written = temporary / "stamp"
+            written.write_text("\n".join([wanted, *sizes(native, [target for _, target in moves])]) + "\n")
+            written.rename(stamp)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
