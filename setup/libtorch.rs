@@ -13,9 +13,9 @@ use std::{
 const VERSION: &str = "2.11.0";
 
 /// One of the headers, deep inside: an interrupted copy lacks it.
-const HEADER: &str = "include/torch/csrc/api/include/torch/torch.h";
+pub(crate) const HEADER: &str = "include/torch/csrc/api/include/torch/torch.h";
 
-const LIBRARIES: [&str; 3] = ["lib/libtorch.so", "lib/libtorch_cpu.so", "lib/libc10.so"];
+pub(crate) const LIBRARIES: [&str; 3] = ["lib/libtorch.so", "lib/libtorch_cpu.so", "lib/libc10.so"];
 
 /// Prints the instructions to Cargo, or the one sentence that says what is wrong with libtorch.
 pub(crate) fn link() {
@@ -37,7 +37,7 @@ fn workspace() -> PathBuf {
     Path::new(&manifest).parent().expect("the package lies in the workspace").to_path_buf()
 }
 
-fn check(libtorch: &Path) -> Result<(), String> {
+pub(crate) fn check(libtorch: &Path) -> Result<(), String> {
     let here = libtorch.display();
     if !libtorch.is_dir() {
         return Err(format!("there is no libtorch at {here}: run `make setup` (or set LIBTORCH to a libtorch {VERSION})"));
