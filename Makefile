@@ -15,6 +15,7 @@ help:
 	@echo 'make test          every test, from nothing (what .ci/run does); ONLY=words runs the tests whose name holds one'
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
+	@echo 'make clients       the Python packages that tests drive the server with, into .native'
 	@echo 'make page-check    drives the page in headless Chromium'
 	@echo 'make audit         licences, bans and duplicates of all dependencies'
 	@echo 'make check-setup   set-up as a newcomer meets it: programs started from / with an empty environment (long)'

@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ["make", "sh", "env", "g++", "c++", "gcc", "cc", "ld", "as", "ar"]
 # How a machine reaches the network, and where rustup keeps Rust, is its own affair.
 KEPT = re.compile(r"HOME$|CARGO_HOME$|RUSTUP_|PIP_|CARGO_(NET|HTTP|REGISTR)|SSL_CERT|(https?|no|all)_proxy$", re.IGNORECASE)
-# The smallest run that is one: a narrow network, one epoch.
-SMALL = ["epochs=1", "width=4"]
+# The smallest run that is one: the demo's recipe with a narrow network, for one epoch.
+RECIPE, SMALL = "tests/demo/cells.toml", ["epochs=1", "encoder.backbone.width=4"]
 
 
 class Fault(Exception):
@@ -150,7 +150,8 @@ def programs(newcomer, target=None):
 
     run("moco-train", "recipe", "v2")
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    run("moco-train", "pretrain", "--recipe", "cifar", "--data", newcomer.clone / "tests/data/cells/train", "--out", folder / "run", *settings)
+    data = newcomer.clone / "tests/data/cells/train"
+    run("moco-train", "pretrain", "--config", newcomer.clone / RECIPE, "--data", data, "--out", folder / "run", *settings)
     run("moco-export", "onnx", folder / "run/encoder.safetensors", "-o", folder / "model.onnx")
     run("moco-serve", "check", "--model", folder / "model.onnx", "--data-dir", folder / "data")
     run("moco-demo", "--help")

@@ -384,19 +384,20 @@ def runpath(program):
     return Path(found.group(1)) if found else None
 
 
+# The smallest run that is one: the demo's recipe with a narrow network, for one epoch.
+RECIPE, SMALL = "tests/demo/cells.toml", ["epochs=1", "encoder.backbone.width=4"]
+
+
 def check_train(image):
     """A minute's encoder from a few pictures, as an ONNX model: its path."""
     work = image.root / "work"
-    shutil.copytree(ROOT / "tests/data/cells/train", work / "images")
+    shutil.copytree(str(ROOT / "tests/data/cells/train"), str(work / "images"))
+    shutil.copy2(str(ROOT / RECIPE), str(work / "recipe.toml"))
     print(image.says(["moco-train", "recipe", "v2"]).splitlines()[0])
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    image.says(["moco-train", "pretrain", "--recipe", "cifar", "--data", "/work/images", "--out", "/work/run", "--device", "cpu", *settings])
+    image.says(["moco-train", "pretrain", "--config", "/work/recipe.toml", "--data", "/work/images", "--out", "/work/run", *settings])
     print(image.says(["moco-export", "onnx", "/work/run/encoder.safetensors", "-o", "/work/model.onnx"]).strip(), flush=True)
     return work / "model.onnx"
-
-
-# The smallest run that is one: a narrow network, one epoch.
-SMALL = ["epochs=1", "width=4"]
 
 
 def check_serve(image, model):
