@@ -32,7 +32,7 @@ use crate::{
 const AHEAD: usize = 2;
 
 /// Samples that a worker takes at a time.
-const CHUNK: usize = 8;
+const CHUNK: usize = 4;
 
 /// How a loader works. None of this but the seed and the batch changes what it yields.
 #[derive(Clone, Debug)]

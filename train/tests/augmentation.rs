@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use moco_encoder::image::RgbImage;
 use moco_train::{
-    augmentation::{Adjustment, Augmentation, Cut, Draw, Effect, Operation},
+    augmentation::{Adjustment, Augmentation, Cut, Draw, Effect, Operation, Photometry},
     random::{Purpose, Stream},
 };
 use safetensors::SafeTensors;
@@ -103,12 +103,14 @@ fn effect(case: &ValueCase) -> Effect {
     }
 }
 
+const WAYS: [Photometry; 2] = [Photometry::Batch, Photometry::Pixels];
+
 /// Applies each case's effect to its picture, all in one batch.
-fn apply(cases: &[ValueCase], arrays: &Arrays) -> Tensor {
+fn apply(way: Photometry, cases: &[ValueCase], arrays: &Arrays) -> Tensor {
     let pictures: Vec<u8> = cases.iter().flat_map(|case| arrays.picture(&format!("picture.{}", case.picture)).into_raw()).collect();
     let crops = Tensor::from_slice(&pictures).view([cases.len() as i64, 24, 24, 3]).permute([0, 3, 1, 2]);
     let draws: Vec<Draw> = cases.iter().map(|case| plain_draw(vec![Some(effect(case))])).collect();
-    with_operations(1).photometric(&crops, &draws)
+    way.apply(&crops, &draws)
 }
 
 /// Largest and mean difference, in levels of 255.
@@ -150,32 +152,51 @@ fn tolerance_to_pillow(effect: &str) -> (f64, f64) {
     }
 }
 
+/// torchvision's luma has the weights 0.2989, 0.587 and 0.114, whose sum is not 1: up to 1e-4 of 255 levels.
+const TOLERANCE_TO_REAL_NUMBERS: f64 = 0.05;
+
 #[test]
 fn each_operation_does_what_torchvision_does() {
     let (goldens, arrays) = goldens();
-    let ours = apply(&goldens.values, &arrays);
-    let mut worst: BTreeMap<&str, [f64; 3]> = BTreeMap::new();
-    for (i, case) in goldens.values.iter().enumerate() {
-        let kind = case.effects[0].0.as_str();
-        let ours = ours.get(i as i64);
-        let (largest, mean) = difference(&ours, &arrays.values(&case.pil));
-        let limits = tolerance_to_pillow(kind);
-        assert!(
-            largest <= limits.0 && mean <= limits.1,
-            "{} on {}: {largest} levels from Pillow, {mean} on average",
-            case.name,
-            case.picture
-        );
-        // torchvision's luma has the weights 0.2989, 0.587 and 0.114, whose sum is not 1: up to 1e-4 of 255 levels.
-        let exact = case.tensor.as_ref().map_or(0.0, |golden| difference(&ours, &arrays.values(golden)).0);
-        assert!(exact <= 0.05, "{} on {}: {exact} levels from torchvision on real numbers", case.name, case.picture);
-        let worst = worst.entry(kind).or_default();
-        *worst = [worst[0].max(largest), worst[1].max(mean), worst[2].max(exact)];
+    for way in WAYS {
+        let ours = apply(way, &goldens.values, &arrays);
+        let mut worst: BTreeMap<&str, (f64, f64, Option<f64>)> = BTreeMap::new();
+        for (i, case) in goldens.values.iter().enumerate() {
+            let kind = case.effects[0].0.as_str();
+            let ours = ours.get(i as i64);
+            let (largest, mean) = difference(&ours, &arrays.values(&case.pil));
+            let fits = largest <= tolerance_to_pillow(kind).0 && mean <= tolerance_to_pillow(kind).1;
+            assert!(fits, "{way:?}: {} on {}: {largest} levels from Pillow, {mean} on average", case.name, case.picture);
+            let exact = case.tensor.as_ref().map(|golden| difference(&ours, &arrays.values(golden)).0);
+            let fits = exact.is_none_or(|exact| exact <= TOLERANCE_TO_REAL_NUMBERS);
+            assert!(fits, "{way:?}: {} on {}: {exact:?} levels from real numbers", case.name, case.picture);
+            let worst = worst.entry(kind).or_default();
+            *worst = (worst.0.max(largest), worst.1.max(mean), [worst.2, exact].into_iter().flatten().reduce(f64::max));
+        }
+        for (kind, (largest, mean, exact)) in worst {
+            let exact = exact.map_or(String::new(), |exact| format!("; from torchvision's real numbers {exact:.4} at most"));
+            println!("{way:?}: {kind}: levels from Pillow {largest:.2} at most, {mean:.2} on average{exact}");
+        }
     }
-    for (kind, [largest, mean, exact]) in worst {
-        println!(
-            "{kind}: levels from Pillow {largest:.2} at most, {mean:.2} on average; from torchvision's real numbers {exact:.4} at most"
-        );
+}
+
+#[test]
+fn a_parameter_that_is_a_little_off_is_found_out() {
+    let (goldens, arrays) = goldens();
+    let has_parameter = |case: &ValueCase| case.picture == "colours" && !["grayscale", "blur 0.1"].contains(&case.name.as_str());
+    let mut cases: Vec<ValueCase> = goldens.values.into_iter().filter(has_parameter).collect();
+    for case in &mut cases {
+        case.effects[0].1 += if case.effects[0].0 == "blur" { 0.2 } else { 0.02 };
+    }
+    for way in WAYS {
+        let ours = apply(way, &cases, &arrays);
+        for (i, case) in cases.iter().enumerate() {
+            let ours = ours.get(i as i64);
+            match &case.tensor {
+                Some(golden) => assert!(difference(&ours, &arrays.values(golden)).0 > TOLERANCE_TO_REAL_NUMBERS, "{}", case.name),
+                None => assert!(difference(&ours, &arrays.values(&case.pil)).0 > tolerance_to_pillow("blur").0, "{}", case.name),
+            }
+        }
     }
 }
 
@@ -183,27 +204,44 @@ fn each_operation_does_what_torchvision_does() {
 fn all_orders_of_a_colour_jitter_are_kept_within_one_batch() {
     let (goldens, arrays) = goldens();
     assert_eq!(goldens.orders.len(), 24);
-    let ours = apply(&goldens.orders, &arrays);
     let golden = |case: &ValueCase| arrays.values(case.tensor.as_ref().unwrap());
-    let (mut exact, mut pillow) = (0.0f64, (0.0f64, 0.0f64));
-    for (i, case) in goldens.orders.iter().enumerate() {
-        exact = exact.max(difference(&ours.get(i as i64), &golden(case)).0);
-        let (largest, mean) = difference(&ours.get(i as i64), &arrays.values(&case.pil));
-        pillow = (pillow.0.max(largest), pillow.1.max(mean));
+    for way in WAYS {
+        let ours = apply(way, &goldens.orders, &arrays);
+        let (mut exact, mut largest, mut mean) = (0.0f64, 0.0f64, 0.0f64);
+        for (i, case) in goldens.orders.iter().enumerate() {
+            exact = exact.max(difference(&ours.get(i as i64), &golden(case)).0);
+            let to_pillow = difference(&ours.get(i as i64), &arrays.values(&case.pil));
+            (largest, mean) = (largest.max(to_pillow.0), mean.max(to_pillow.1));
+        }
+        println!("{way:?}: four adjustments: levels from Pillow {largest:.2} at most, {mean:.2} on average; from real numbers {exact:.4}");
+        assert!(exact <= TOLERANCE_TO_REAL_NUMBERS, "{way:?}: {exact}");
+        assert!(largest <= 24.0 && mean <= 3.0, "{way:?}: {largest}, {mean}"); // Pillow rounds four times, the hue to 256 steps
     }
-    println!(
-        "four adjustments in a row: levels from Pillow {:.2} at most, {:.2} on average; from real numbers {exact:.4}",
-        pillow.0, pillow.1
-    );
-    assert!(exact <= 0.1, "{exact}");
-    assert!(pillow.0 <= 24.0 && pillow.1 <= 3.0, "{pillow:?}");
-
     // The goldens tell one order from another: turned round, every case is found out.
-    let reversed: Vec<ValueCase> =
-        goldens.orders.into_iter().map(|case| ValueCase { effects: case.effects.iter().rev().cloned().collect(), ..case }).collect();
-    let theirs = apply(&reversed, &arrays);
-    for (i, case) in reversed.iter().enumerate() {
-        assert!(difference(&theirs.get(i as i64), &golden(case)).0 > 1.0, "{}", case.name);
+    let reverse = |case: ValueCase| ValueCase { effects: case.effects.iter().rev().cloned().collect(), ..case };
+    let reversed: Vec<ValueCase> = goldens.orders.into_iter().map(reverse).collect();
+    for way in WAYS {
+        let theirs = apply(way, &reversed, &arrays);
+        for (i, case) in reversed.iter().enumerate() {
+            assert!(difference(&theirs.get(i as i64), &golden(case)).0 > 1.0, "{way:?}: {}", case.name);
+        }
+    }
+}
+
+#[test]
+fn tensor_operations_and_the_walk_over_pixels_give_the_same() {
+    let augmentation =
+        Augmentation { operations: [Augmentation::v2().operations, Augmentation::v1().operations].concat(), ..Augmentation::v1() };
+    for side in [1, 2, 7, 32, 37] {
+        let mut random = Stream::new(6, Purpose::Order, side as u64, 0);
+        let draws: Vec<Draw> = (0..40).map(|_| augmentation.draw(50, 50, &mut random)).collect();
+        let pixels: Vec<u8> = (0..40 * side * side * 3).map(|_| random.below(256) as u8).collect();
+        let crops = Tensor::from_slice(&pixels).view([40, side, side, 3]).permute([0, 3, 1, 2]);
+        let [batch, pixels] = WAYS.map(|way| way.apply(&crops, &draws));
+        assert_eq!((batch.size(), batch.kind()), (pixels.size(), pixels.kind()));
+        let (largest, _) = difference(&batch, &pixels);
+        assert!(largest < 0.01, "{side} pixels: {largest} levels");
+        assert_eq!(augmentation.photometric(&crops, &draws), pixels);
     }
 }
 
@@ -213,10 +251,12 @@ fn operations_come_in_the_order_that_the_recipe_states() {
     let picture = arrays.picture("picture.colours");
     let crops = Tensor::from_slice(picture.as_raw()).view([1, 24, 24, 3]).permute([0, 3, 1, 2]);
     let jitter = || Some(Effect::ColorJitter(vec![Adjustment::Hue(0.3), Adjustment::Saturation(1.4)]));
-    let grey_first = with_operations(2).photometric(&crops, &[plain_draw(vec![Some(Effect::Grayscale), jitter()])]);
-    let grey_last = with_operations(2).photometric(&crops, &[plain_draw(vec![jitter(), Some(Effect::Grayscale)])]);
-    let (largest, _) = difference(&grey_first, &grey_last);
-    assert!(largest > 10.0, "a grey picture has no hue to turn: {largest}");
+    for way in WAYS {
+        let grey_first = way.apply(&crops, &[plain_draw(vec![Some(Effect::Grayscale), jitter()])]);
+        let grey_last = way.apply(&crops, &[plain_draw(vec![jitter(), Some(Effect::Grayscale)])]);
+        let (largest, _) = difference(&grey_first, &grey_last);
+        assert!(largest > 10.0, "{way:?}: a grey picture has no hue to turn: {largest}");
+    }
 }
 
 #[test]
@@ -227,15 +267,17 @@ fn a_sample_that_is_spared_is_not_touched_by_its_neighbours() {
     let crops = Tensor::from_slice(picture.as_raw()).view([1, 24, 24, 3]).permute([0, 3, 1, 2]);
     let many = crops.expand([effects.len() as i64, 3, 24, 24], false);
     let draws: Vec<Draw> = effects.into_iter().map(|effect| plain_draw(vec![effect])).collect();
-    let batch = with_operations(1).photometric(&many, &draws);
     let untouched = crops.to_kind(Kind::Float) / 255.0;
-    for (i, draw) in draws.iter().enumerate() {
-        if draw.effects[0].is_none() {
-            assert_eq!(batch.narrow(0, i as i64, 1), untouched);
-        } else {
-            // And alone it gives what it gives in company.
-            let alone = with_operations(1).photometric(&crops, std::slice::from_ref(draw));
-            assert!(difference(&batch.narrow(0, i as i64, 1), &alone).0 < 1e-3, "{draw:?}");
+    for way in WAYS {
+        let batch = way.apply(&many, &draws);
+        for (i, draw) in draws.iter().enumerate() {
+            if draw.effects[0].is_none() {
+                assert_eq!(batch.narrow(0, i as i64, 1), untouched);
+            } else {
+                // And alone it gives what it gives in company.
+                let alone = way.apply(&crops, std::slice::from_ref(draw));
+                assert!(difference(&batch.narrow(0, i as i64, 1), &alone).0 < 1e-3, "{way:?}: {draw:?}");
+            }
         }
     }
 }

@@ -1,27 +1,31 @@
 //! What is done to an image before the network sees it: two draws of it are the two views of a pair.
 //!
 //! Semantics are torchvision's, tested operation by operation against it. The work is split where the cost is: what moves
-//! pixels (crop, flip, turn) is done to one picture at a time on CPU threads, in Pillow's arithmetic; what changes their
-//! values is done to a whole batch by tensor operations, on whatever device it is, with parameters of each sample's own.
-//! Flips and turns commute with every photometric operation, so it does not matter that a recipe states them last.
+//! pixels (crop, flip, turn) is done on the loader's threads, in Pillow's arithmetic; what changes their values is done
+//! where the network is, on a GPU to the whole batch by tensor operations, on a CPU to one picture after the other. Flips
+//! and turns commute with every photometric operation, so it does not matter that a recipe states them last.
 //!
 //! One difference is deliberate: Pillow rounds to 8 bits after each operation, here values stay real numbers.
 
+mod batch;
+mod box_blur;
 mod draw;
 mod geometry;
-mod photometric;
+mod pixels;
 
 use std::fmt::Display;
 
+use moco_encoder::image::Preprocessing;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
 
-pub use self::{
-    draw::{Adjustment, Cut, Draw, Effect},
-    photometric::normalize,
-};
+pub use self::draw::{Adjustment, Cut, Draw, Effect};
 
 /// Largest side of a view, as of a network's input.
 const MAX_SIZE: u32 = 4_096;
+
+/// Weights of red, green and blue in the luma (ITU-R 601-2), Pillow's `convert("L")`.
+const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
 
 /// A random view, as a value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +101,15 @@ impl Augmentation {
         }
     }
 
+    /// Makes the drawn effects of a batch in the way that suits its device: u8 N×3×S×S in, f32 from 0 to 1 out.
+    ///
+    /// # Panics
+    /// If `draws` are not one for each sample, drawn from this augmentation.
+    pub fn photometric(&self, crops: &Tensor, draws: &[Draw]) -> Tensor {
+        assert!(draws.iter().all(|draw| draw.effects.len() == self.operations.len()), "the draws are of this augmentation");
+        Photometry::on(crops.device()).apply(crops, draws)
+    }
+
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -112,6 +125,40 @@ impl Augmentation {
         probability("flip", self.flip)?;
         self.operations.iter().enumerate().try_for_each(|(i, operation)| operation.validate(&format!("operations[{i}]")))
     }
+}
+
+/// Which of the two ways changes values. They give the same within rounding, and a test holds them to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Photometry {
+    /// Tensor operations on the whole batch, on any device.
+    Batch,
+    /// One picture after the other, on CPU threads.
+    Pixels,
+}
+
+impl Photometry {
+    /// The faster one.
+    pub fn on(device: Device) -> Self {
+        if device == Device::Cpu { Self::Pixels } else { Self::Batch }
+    }
+
+    /// Makes the drawn effects of each sample: u8 N×3×S×S in, f32 N×3×S×S from 0 to 1 out, on the same device.
+    ///
+    /// # Panics
+    /// If `draws` are not one for each sample and all of one augmentation, or pixels lie on another device than the CPU.
+    pub fn apply(self, crops: &Tensor, draws: &[Draw]) -> Tensor {
+        assert_eq!(crops.size()[0], draws.len() as i64, "each sample has its draw");
+        tch::no_grad(|| match self {
+            Self::Batch => batch::photometric(crops, draws),
+            Self::Pixels => pixels::photometric(crops, draws),
+        })
+    }
+}
+
+/// Subtracts the mean and divides by the deviation of each channel: values 0 to 1 in, what the network takes out.
+pub fn normalize(images: &Tensor, preprocessing: &Preprocessing) -> Tensor {
+    let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([3, 1, 1]).to_device(images.device()).to_kind(images.kind());
+    (images - channels(preprocessing.mean)) / channels(preprocessing.std)
 }
 
 impl Operation {

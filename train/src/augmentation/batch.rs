@@ -1,43 +1,26 @@
-//! What changes values: a whole batch at once, each sample with its own parameters, on the device where the batch lies.
+//! What changes values, a whole batch at once by tensor operations: on a GPU.
 //!
 //! - The adjustments of a colour jitter come in an order of each sample's own. Brightness, contrast and saturation are one
 //!   formula, `f·x + (1 − f)·other`, where `other` is black, the mean luma or the pixel's luma. So the j-th step of all
 //!   samples is one blend with coefficients of each sample's own, and only the hue is computed on those whose turn it is.
-//! - A blur is two multiplications by a matrix (rows, columns) that does what Pillow's three box blurs do, edges included.
-//!   For the sides that networks take this costs less than a convolution of each channel with a kernel of its own.
+//! - A blur is two multiplications by a matrix (rows, columns) that does what the three box blurs do, edges included. For
+//!   the sides that networks take this costs less than a convolution of each channel with a kernel of its own.
 
-use moco_encoder::image::Preprocessing;
 use tch::{Device, Kind, Tensor};
 
-use super::{Adjustment, Augmentation, Draw, Effect};
+use super::{Adjustment, Draw, Effect, LUMA, box_blur::BoxBlur};
 
-/// Weights of red, green and blue in the luma (ITU-R 601-2), Pillow's `convert("L")`.
-const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
-
-impl Augmentation {
-    /// Applies the drawn operations to a batch: u8 N×3×S×S in, f32 N×3×S×S from 0 to 1 out, on the same device.
-    ///
-    /// # Panics
-    /// If `draws` are not one for each sample, drawn from this augmentation.
-    pub fn photometric(&self, crops: &Tensor, draws: &[Draw]) -> Tensor {
-        assert_eq!(crops.size()[0], draws.len() as i64, "each sample has its draw");
-        tch::no_grad(|| {
-            let mut x = crops.to_kind(Kind::Float).contiguous() / 255.0;
-            for operation in 0..self.operations.len() {
-                let effects: Vec<Option<&Effect>> = draws.iter().map(|draw| draw.effects[operation].as_ref()).collect();
-                jitter(&mut x, &effects);
-                grayscale(&mut x, &effects);
-                blur(&mut x, &effects);
-            }
-            x
-        })
+/// Applies the draws to a batch: u8 N×3×S×S in, f32 from 0 to 1 out, on the same device.
+pub(super) fn photometric(crops: &Tensor, draws: &[Draw]) -> Tensor {
+    let mut x = crops.to_kind(Kind::Float).contiguous() / 255.0;
+    let operations = draws.iter().map(|draw| draw.effects.len()).max().unwrap_or(0);
+    for operation in 0..operations {
+        let effects: Vec<Option<&Effect>> = draws.iter().map(|draw| draw.effects[operation].as_ref()).collect();
+        jitter(&mut x, &effects);
+        grayscale(&mut x, &effects);
+        blur(&mut x, &effects);
     }
-}
-
-/// Subtracts the mean and divides by the deviation of each channel: values 0 to 1 in, what the network takes out.
-pub fn normalize(images: &Tensor, preprocessing: &Preprocessing) -> Tensor {
-    let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([3, 1, 1]).to_device(images.device()).to_kind(images.kind());
-    (images - channels(preprocessing.mean)) / channels(preprocessing.std)
+    x
 }
 
 /// The luma of each pixel: N×1×S×S.
@@ -145,13 +128,13 @@ fn blur(x: &mut Tensor, effects: &[Option<&Effect>]) {
     let _ = x.index_copy_(0, &samples, &rgb);
 }
 
-/// For each deviation the S×S matrix that blurs a line of S pixels: three box blurs, beyond the edge the edge's pixel goes on.
+/// For each deviation the S×S matrix that blurs a line of S pixels.
 fn blur_matrices(sigmas: &[f64], side: i64, device: Device) -> Tensor {
-    let radii: Vec<f64> = sigmas.iter().map(|&sigma| box_radius(sigma)).collect();
-    let reach = radii.iter().map(|radius| radius.floor() as i64 + 1).max().unwrap_or(0);
+    let boxes: Vec<BoxBlur> = sigmas.iter().map(|&sigma| BoxBlur::of_deviation(sigma)).collect();
+    let reach = boxes.iter().map(|b| b.reach()).max().unwrap_or(0);
     let taps = 2 * reach + 1;
-    let weights: Vec<f32> =
-        radii.iter().flat_map(|&radius| (-reach..=reach).map(move |offset| box_weight(radius, offset) as f32)).collect();
+    let weights: Vec<f32> = boxes.iter().flat_map(|b| (0..taps).map(|i| b.weight(i.abs_diff(reach)))).collect();
+    let (reach, taps) = (reach as i64, taps as i64);
     let weights = Tensor::from_slice(&weights).to_device(device).view([-1, taps]); // M×T
     // Which pixel stands at each offset from each pixel, as ones: T×S×S.
     let positions = Tensor::arange(side, (Kind::Int64, device));
@@ -160,21 +143,6 @@ fn blur_matrices(sigmas: &[f64], side: i64, device: Device) -> Tensor {
     let ones = neighbours.unsqueeze(2).eq_tensor(&positions).to_kind(Kind::Float);
     let once = weights.matmul(&ones.view([taps, side * side])).view([-1, side, side]);
     once.bmm(&once).bmm(&once)
-}
-
-/// Radius, with its fraction, of the box that blurs with deviation `sigma` if applied three times: equations 11 and 14 of
-/// Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, SSVM 2011.
-fn box_radius(sigma: f64) -> f64 {
-    let variance = sigma * sigma / 3.0;
-    let whole = (((12.0 * variance + 1.0).sqrt() - 1.0) / 2.0).floor();
-    let fraction = (2.0 * whole + 1.0) * (whole * (whole + 1.0) - 3.0 * variance) / (6.0 * (variance - (whole + 1.0) * (whole + 1.0)));
-    whole + fraction
-}
-
-/// Weight of the pixel at `offset` in a box of this radius: whole inside, the fraction at its rim.
-fn box_weight(radius: f64, offset: i64) -> f64 {
-    let share = (radius + 1.0 - offset.unsigned_abs() as f64).clamp(0.0, 1.0);
-    share / (2.0 * radius + 1.0)
 }
 
 /// The samples whose effect is of interest, and what is of interest about it.
