@@ -6,6 +6,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+/// Queries whose cosines to the bank are one product of matrices: the bank is read from memory once for all of them.
+const BLOCK: usize = 64;
+
 /// How neighbours vote.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +52,8 @@ pub enum Error {
     Lengths { side: &'static str, embeddings: usize, classes: usize },
     #[error("embedding {index} of the {side} has class {class}; there are {classes}")]
     Class { side: &'static str, index: usize, class: usize, classes: usize },
+    #[error("the embeddings have no values")]
+    NoValues,
     #[error("embedding {index} of the {side} has {actual} values, the first of the bank has {expected}")]
     Dimension { side: &'static str, index: usize, actual: usize, expected: usize },
     #[error("embedding {index} of the {side} has a value that is not finite")]
@@ -76,12 +81,20 @@ pub fn classify(
     if !(settings.temperature.is_finite() && settings.temperature > 0.0) {
         return Err(Error::Temperature);
     }
+    if bank[0].is_empty() {
+        return Err(Error::NoValues);
+    }
     check("bank", bank, bank_classes, classes, bank[0].len())?;
     check("held-out set", queries, query_classes, classes, bank[0].len())?;
     if bank_classes.iter().all(|&class| class == bank_classes[0]) {
         return Err(Error::OneClass { bank: bank.len() });
     }
-    let predicted: Vec<usize> = queries.par_iter().map(|query| vote(query, bank, bank_classes, classes, settings)).collect();
+    let bank = bank.concat();
+    let of_block = |block: &[Vec<f32>]| -> Vec<usize> {
+        let cosines = cosines(&block.concat(), &bank, queries[0].len());
+        cosines.chunks_exact(bank_classes.len()).map(|cosines| vote(cosines, bank_classes, classes, settings)).collect()
+    };
+    let predicted: Vec<usize> = queries.par_chunks(BLOCK).flat_map_iter(of_block).collect();
     let mut of_class = vec![(0usize, 0usize); classes]; // right, all
     for (&predicted, &class) in predicted.iter().zip(query_classes) {
         of_class[class].0 += usize::from(predicted == class);
@@ -115,34 +128,49 @@ fn check(side: &'static str, vectors: &[Vec<f32>], labels: &[usize], classes: us
 }
 
 /// The class with the most votes; of equals the first. Of neighbours that are equally near, those that stand first vote.
-fn vote(query: &[f32], bank: &[Vec<f32>], bank_classes: &[usize], classes: usize, settings: &Settings) -> usize {
-    let mut neighbours: Vec<(f32, usize)> = bank.iter().enumerate().map(|(i, vector)| (dot(query, vector), i)).collect();
-    let nearest_first = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    neighbours.select_nth_unstable_by(settings.k - 1, nearest_first);
+fn vote(cosines: &[f32], bank_classes: &[usize], classes: usize, settings: &Settings) -> usize {
+    let mut ranked = cosines.to_vec();
+    let (_, &mut last, _) = ranked.select_nth_unstable_by(settings.k - 1, |a, b| b.total_cmp(a));
+    let mut neighbours: Vec<usize> = (0..cosines.len()).filter(|&i| cosines[i].total_cmp(&last).is_ge()).collect();
+    neighbours.sort_by(|&a, &b| cosines[b].total_cmp(&cosines[a])); // equals stay in their order
     neighbours.truncate(settings.k);
-    neighbours.sort_unstable_by(nearest_first); // sums do not depend on how the selection left them
-    let nearest = f64::from(neighbours[0].0);
+    let nearest = f64::from(cosines[neighbours[0]]);
     let mut votes = vec![0.0; classes];
-    for (cosine, i) in neighbours {
+    for i in neighbours {
         // Relative to the nearest: the quotients are those of exp(cos/τ), and a low τ does not overflow.
-        votes[bank_classes[i]] += ((f64::from(cosine) - nearest) / settings.temperature).exp();
+        votes[bank_classes[i]] += ((f64::from(cosines[i]) - nearest) / settings.temperature).exp();
     }
     let more = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0));
     votes.into_iter().enumerate().max_by(more).map_or(0, |(class, _)| class)
 }
 
-/// In eight sums, which the compiler keeps in vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0f32; 8];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
+/// Products of each query with each of the bank's vectors, one row a query; both are rows of `dim` values.
+fn cosines(queries: &[f32], bank: &[f32], dim: usize) -> Vec<f32> {
+    let (m, n) = (queries.len() / dim, bank.len() / dim);
+    assert_eq!((queries.len(), bank.len()), (m * dim, n * dim), "rows are whole");
+    let mut products = vec![0.0; m * n];
+    // SAFETY: the assertion and the line before give each pointer as many values as its sides and strides reach (the bank
+    // is read as its transpose), `products` is not shared, and sides fit isize because the slices exist.
+    unsafe {
+        let products = products.as_mut_ptr();
+        matrixmultiply::sgemm(
+            m,
+            dim,
+            n,
+            1.0,
+            queries.as_ptr(),
+            dim as isize,
+            1,
+            bank.as_ptr(),
+            1,
+            dim as isize,
+            0.0,
+            products,
+            n as isize,
+            1,
+        );
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    products
 }
 
 #[cfg(test)]
@@ -202,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn of_equally_near_neighbours_the_first_vote() {
+        let bank = [vec![0.0, 1.0], vec![1.0, 0.0], vec![1.0, 0.0], vec![1.0, 0.0]];
+        let accuracy = |labels: &[usize; 4], class| {
+            classify(&bank, labels, &[vec![1.0, 0.0]], &[class], 2, &Settings { k: 2, temperature: 0.1 }).unwrap().accuracy
+        };
+        assert_eq!(accuracy(&[0, 1, 1, 0], 1), 1.0);
+        assert_eq!(accuracy(&[0, 1, 0, 1], 0), 1.0); // one vote each: the first class
+    }
+
+    #[test]
     fn near_neighbours_outvote_many_far_ones_at_a_low_temperature_only() {
         let bank = [unit(vec![1.0, 0.05]), unit(vec![1.0, 0.6]), unit(vec![1.0, -0.6])];
         let accuracy =
@@ -222,6 +260,7 @@ mod tests {
         assert_eq!(refusal(&bank, &[0, 1], &query, Settings { k: 3, ..settings }), Error::K { k: 3, bank: 2 });
         assert_eq!(refusal(&bank, &[0, 1], &query, Settings { k: 0, ..settings }), Error::K { k: 0, bank: 2 });
         assert_eq!(refusal(&[], &[], &query, settings), Error::K { k: 1, bank: 0 });
+        assert_eq!(refusal(&[vec![], vec![]], &[0, 1], &[vec![]], settings), Error::NoValues);
         assert_eq!(refusal(&bank, &[1, 1], &query, settings), Error::OneClass { bank: 2 });
         assert_eq!(refusal(&bank, &[0, 1], &query, Settings { temperature: 0.0, ..settings }), Error::Temperature);
         assert_eq!(refusal(&bank, &[0, 1], &query, Settings { temperature: f64::NAN, ..settings }), Error::Temperature);

@@ -102,15 +102,16 @@ fn luma([r, g, b]: [f32; 3]) -> f32 {
     LUMA[0] as f32 * r + LUMA[1] as f32 * g + LUMA[2] as f32 * b
 }
 
-/// `clamp` would also carry NaN through, for which there is no vector instruction.
 fn unit(x: f32) -> f32 {
-    larger(smaller(x, 1.0), 0.0)
+    x.clamp(0.0, 1.0)
 }
 
+/// One instruction, where `f32::max` takes three to answer for NaN.
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+/// As [`larger`].
 fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }

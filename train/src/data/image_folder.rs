@@ -75,7 +75,7 @@ impl ImageFolder {
         }
         fs::read_dir(root).map_err(read_error)?;
         let (mut files, mut skipped) = list(root);
-        // By bytes and not by components: the order of `sort` and `LC_ALL=C ls`.
+        // By bytes and not by components: the order of `LC_ALL=C sort`.
         files.sort_unstable_by(|(a, _), (b, _)| a.as_os_str().cmp(b.as_os_str()));
         let looked_at: Vec<Option<String>> = files.par_iter().map(|(path, bytes)| look_at(&root.join(path), *bytes).err()).collect();
         let mut pictures = Vec::with_capacity(files.len());
