@@ -3,7 +3,7 @@
 //! The arithmetic is that of `torch.optim.SGD` without dampening or Nesterov's step: weight decay is added to the gradient,
 //! the momentum buffer follows the sum, and parameters move against the buffer. Every parameter decays, batch normalisation
 //! and biases as well, as in the reference. libtorch's own optimisers work tensor by tensor and keep their state to
-//! themselves; this one is four operations whatever the network, and its state can be saved.
+//! themselves; this one is a few operations whatever the network, and its state can be saved.
 
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
@@ -64,10 +64,10 @@ impl Sgd {
         let Settings { momentum, weight_decay } = self.settings;
         no_grad(|| {
             let mut parameters = parameters.detach();
+            let decayed = gradient + &parameters * weight_decay;
             // The buffer starts at zero, so that the first step takes the gradient alone, as torch.optim.SGD does.
             self.momentum *= momentum;
-            self.momentum += gradient;
-            self.momentum += &parameters * weight_decay;
+            self.momentum += decayed;
             parameters -= &self.momentum * learning_rate;
         });
     }
