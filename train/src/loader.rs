@@ -371,3 +371,23 @@ struct Unreadable;
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "the cut was drawn for this picture")]
+    fn a_panic_of_a_worker_reaches_the_one_who_waits_for_its_batch() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a.png", "b.png"] {
+            RgbImage::new(4, 4).save(root.path().join(name)).unwrap();
+        }
+        // A view without pixels, which a loader made by `new` refuses.
+        let augmentation = Augmentation { size: 0, ..Augmentation::cifar() };
+        let cache = Cache { pictures: vec![OnceLock::new(), OnceLock::new()], free: AtomicU64::new(0) };
+        let folder = ImageFolder::open(root.path()).unwrap();
+        let source = Source { folder, augmentation, settings: Settings::new(0, 2), cache, unreadable: Mutex::default() };
+        Loader { source: Arc::new(source) }.epoch(0, 0).next();
+    }
+}
