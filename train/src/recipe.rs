@@ -386,6 +386,7 @@ fn sentence(error: &toml::de::Error, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augmentation::Operation;
 
     fn set(recipe: &Recipe, assignments: &[&str]) -> Result<Recipe, Error> {
         recipe.with(&assignments.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -437,6 +438,9 @@ mod tests {
         assert_eq!(recipe.preprocessing.std, [0.2023, 0.1994, 0.2010]);
         assert_eq!((recipe.preprocessing.resize, recipe.preprocessing.crop), (32, 32));
         assert_eq!(recipe.augmentation, Augmentation::cifar());
+        let (size, scale, jitter) = (recipe.augmentation.size, recipe.augmentation.crop_scale, recipe.augmentation.operations[0]);
+        let published = Operation::ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, p: 0.8 };
+        assert_eq!((size, scale, jitter), (32, [0.08, 1.0], published));
     }
 
     #[test]

@@ -185,6 +185,18 @@ fn a_run_starts_from_the_weights_it_is_given() {
     assert_eq!(first.values("layer1.0.conv1.weight"), second.values("layer1.0.conv1.weight"));
     assert_ne!(first.values("bn1.running_mean"), second.values("bn1.running_mean"), "statistics follow the batches");
 
+    // A run that is killed at once is not resumed from other weights.
+    let mut child = bench.pretrain_on("train", "killed", &[&init[..4], &LONG].concat()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(&mut child, "its beginning", || bench.path("killed/config.toml").exists());
+    assert_eq!(signal(child, libc::SIGKILL), -libc::SIGKILL);
+    assert_eq!(bench.checkpoints("killed")[0], 0);
+    let state = bench.state("killed", 0);
+    let state = safetensors::SafeTensors::deserialize(&state).unwrap();
+    let values: Vec<u8> = first.values("layer1.0.conv1.weight").iter().flat_map(|value| value.to_le_bytes()).collect();
+    for encoder in ["query", "key"] {
+        assert!(state.tensor(&format!("{encoder}.layer1.0.conv1.weight")).unwrap().data() == values, "{encoder}");
+    }
+
     let other = ["--init", "run/encoder.safetensors", "--set", "encoder.backbone.width=8"];
     let error = refusal(bench.pretrain_on("train", "third", &other), 2);
     assert!(error.contains("run/encoder.safetensors holds another network than the recipe's: its backbone is"), "{error}");

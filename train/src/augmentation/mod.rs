@@ -94,7 +94,7 @@ impl Augmentation {
             size: 32,
             crop_scale: [0.08, 1.0],
             operations: vec![
-                Operation::ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.4, p: 0.8 },
+                Operation::ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, p: 0.8 },
                 Operation::Grayscale { p: 0.2 },
             ],
             ..Self::v1()

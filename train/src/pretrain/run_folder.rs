@@ -60,19 +60,25 @@ pub(super) fn holds_run(root: &Path) -> bool {
 }
 
 impl RunFolder {
-    /// Makes the folder for a new run and writes its recipe.
+    /// Makes the folder for a new run. It holds one, and can be resumed, once [`begin`](Self::begin) was called.
     ///
     /// # Errors
     /// [`Error::Holds`] if there is a run in it; others if it cannot be made.
-    pub fn create(root: &Path, recipe: &Recipe) -> Result<Self, Error> {
+    pub fn create(root: &Path) -> Result<Self, Error> {
         if holds_run(root) {
             return Err(Error::Holds { path: root.into() });
         }
         fs::create_dir_all(root).map_err(|source| Error::Make { path: root.into(), source })?;
-        let folder = Self::lock(root)?;
-        let config = folder.config();
-        durable::write_file(&config, recipe.to_toml().as_bytes()).map_err(|source| Error::Write { path: config, source })?;
-        Ok(folder)
+        Self::lock(root)
+    }
+
+    /// Writes the recipe. Everything that a resumed run needs must be there by then.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin(&self, recipe: &Recipe) -> Result<(), Error> {
+        let path = self.config();
+        durable::write_file(&path, recipe.to_toml().as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
     /// Opens the folder of a run that was started, with its recipe.
@@ -84,8 +90,8 @@ impl RunFolder {
             return Err(Error::HoldsNone { path: root.into() });
         }
         let folder = Self::lock(root)?;
-        let recipe = Recipe::read(&folder.config()).map_err(|source| Error::Recipe { path: root.into(), source })?;
-        Ok((folder, recipe))
+        let recipe = Recipe::read(&folder.config()).and_then(|recipe| recipe.validate().map(|()| recipe));
+        Ok((folder, recipe.map_err(|source| Error::Recipe { path: root.into(), source })?))
     }
 
     fn lock(root: &Path) -> Result<Self, Error> {
@@ -143,13 +149,19 @@ impl RunFolder {
 mod tests {
     use super::*;
 
+    fn begun(root: &Path, recipe: &Recipe) -> RunFolder {
+        let folder = RunFolder::create(root).unwrap();
+        folder.begin(recipe).unwrap();
+        folder
+    }
+
     #[test]
     fn a_run_is_started_once_and_resumed_with_its_recipe() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("runs/one");
         assert!(matches!(RunFolder::open(&root), Err(Error::HoldsNone { .. })));
-        drop(RunFolder::create(&root, &Recipe::cifar()).unwrap());
-        let sentence = RunFolder::create(&root, &Recipe::v1()).unwrap_err().to_string();
+        drop(begun(&root, &Recipe::cifar()));
+        let sentence = RunFolder::create(&root).unwrap_err().to_string();
         assert!(sentence.contains("runs/one holds a run already"), "{sentence}");
         assert_eq!(RunFolder::open(&root).unwrap().1, Recipe::cifar());
     }
@@ -157,7 +169,7 @@ mod tests {
     #[test]
     fn two_cannot_work_in_one_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let first = RunFolder::create(folder.path(), &Recipe::cifar()).unwrap();
+        let first = begun(folder.path(), &Recipe::cifar());
         assert!(matches!(RunFolder::open(folder.path()), Err(Error::Locked { .. })));
         drop(first);
         RunFolder::open(folder.path()).unwrap();
@@ -168,7 +180,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("notes.txt"), "").unwrap();
         assert!(!holds_run(folder.path()));
-        RunFolder::create(folder.path(), &Recipe::v2()).unwrap();
+        begun(folder.path(), &Recipe::v2());
         assert!(holds_run(folder.path()));
     }
 
@@ -176,15 +188,18 @@ mod tests {
     fn a_folder_that_cannot_be_made_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
-        let sentence = RunFolder::create(&folder.path().join("file/run"), &Recipe::v2()).unwrap_err().to_string();
+        let sentence = RunFolder::create(&folder.path().join("file/run")).unwrap_err().to_string();
         assert!(sentence.starts_with("cannot make the run folder") && sentence.contains("file/run"), "{sentence}");
     }
 
     #[test]
     fn a_run_whose_recipe_is_damaged_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        drop(RunFolder::create(folder.path(), &Recipe::v2()).unwrap());
-        fs::write(folder.path().join("config.toml"), "epochs = 3\n").unwrap();
-        assert!(matches!(RunFolder::open(folder.path()), Err(Error::Recipe { .. })));
+        drop(begun(folder.path(), &Recipe::v2()));
+        let impossible = Recipe::v2().to_toml().replacen("batch = 256", "batch = 255", 1);
+        for text in ["epochs = 3\n", &impossible] {
+            fs::write(folder.path().join("config.toml"), text).unwrap();
+            assert!(matches!(RunFolder::open(folder.path()), Err(Error::Recipe { .. })));
+        }
     }
 }
