@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::api;
+use crate::inference::admission::Admission;
 use crate::inference::{Embedder, EmbedderOptions, ModelError, Plan};
 use crate::service::{RequestLimits, Service};
 use crate::settings::{Settings, SettingsError};
@@ -74,7 +75,9 @@ pub fn run(settings: &Settings) -> Result<(), ServerError> {
     let store = settings.data_dir.as_deref().map(open_store).transpose()?;
     let listener = bind(settings.listen)?;
     let address = listener.local_addr()?;
-    let service = Service::without_model(store, limits(settings));
+    let limits = RequestLimits { max_body_bytes: settings.max_body_bytes, max_points: settings.max_points.get() };
+    let door = Admission::new(settings.queue_images.get(), settings.queue_bytes);
+    let service = Service::without_model(store, limits, Arc::new(door));
     actix_web::rt::System::new().block_on(serve(settings, model, listener, address, service))
 }
 
@@ -85,7 +88,8 @@ pub fn run(settings: &Settings) -> Result<(), ServerError> {
 pub fn check(settings: &Settings) -> Result<String, ServerError> {
     let path = settings.validate()?;
     look_at(&path, settings)?;
-    let store = settings.data_dir.as_deref().map(open_store).transpose()?;
+    // A folder that is not there yet is made by a server, not by a look at its settings.
+    let store = settings.data_dir.as_deref().filter(|folder| folder.exists()).map(open_store).transpose()?;
     let embedder = Embedder::open(&path, &settings.embedder_options())?;
     let (model, plan) = (embedder.model(), embedder.plan());
     let mut lines = vec![
@@ -109,7 +113,8 @@ pub fn check(settings: &Settings) -> Result<String, ServerError> {
                 lines.push(format!("  {name}: {} points", collection.count()));
             }
         }
-        _ => lines.push("collections    none kept (no data folder)".into()),
+        (Some(folder), None) => lines.push(format!("collections    none yet; {} will be made", folder.display())),
+        (None, _) => lines.push("collections    none kept (no data folder)".into()),
     }
     Ok(lines.join("\n"))
 }
@@ -126,15 +131,6 @@ fn look_at(model: &Path, settings: &Settings) -> Result<(), ServerError> {
 
 fn open_store(folder: &Path) -> Result<Store, ServerError> {
     Store::open(folder).map_err(ServerError::Store)
-}
-
-fn limits(settings: &Settings) -> RequestLimits {
-    RequestLimits {
-        max_body_bytes: settings.max_body_bytes,
-        max_points: settings.max_points.get(),
-        queue_images: settings.queue_images.get(),
-        queue_bytes: settings.queue_bytes,
-    }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {

@@ -16,15 +16,11 @@ pub struct RequestLimits {
     pub max_body_bytes: usize,
     /// Most points written, named or asked for.
     pub max_points: usize,
-    /// Most images of a request, and of all requests at a time.
-    pub queue_images: usize,
-    /// Most bytes of bodies, of all requests at a time.
-    pub queue_bytes: usize,
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { max_body_bytes: 32 << 20, max_points: 10_000, queue_images: 256, queue_bytes: 256 << 20 }
+        Self { max_body_bytes: 32 << 20, max_points: 10_000 }
     }
 }
 
@@ -41,16 +37,16 @@ struct Inner {
 }
 
 impl Service {
-    /// A service whose model is loaded. Without a store, nothing is kept and the routes of collections say so.
+    /// A service whose model is loaded. Images and bytes have the room that the embedder's options give them. Without a
+    /// store, nothing is kept and the routes of collections say so.
     pub fn new(embedder: Embedder, store: Option<Store>, limits: RequestLimits) -> Self {
-        let service = Self::without_model(store, limits);
+        let service = Self::without_model(store, limits, Arc::clone(embedder.admission()));
         service.set_embedder(embedder);
         service
     }
 
-    /// A service that answers its probes while its model is still being loaded.
-    pub(crate) fn without_model(store: Option<Store>, limits: RequestLimits) -> Self {
-        let admission = Arc::new(Admission::new(limits.queue_images, limits.queue_bytes));
+    /// A service that answers its probes while its model is still being loaded, to be opened behind the same door.
+    pub(crate) fn without_model(store: Option<Store>, limits: RequestLimits, admission: Arc<Admission>) -> Self {
         let store = store.map(Arc::new);
         Self(Arc::new(Inner { limits, admission, embedder: OnceLock::new(), store, draining: AtomicBool::new(false) }))
     }

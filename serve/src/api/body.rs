@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::error::PayloadError;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{self, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
@@ -87,6 +87,18 @@ impl Body {
 
 /// What is wrong with a JSON text.
 pub(crate) struct JsonError(pub(crate) String);
+
+/// The media type that a body claims, without parameters; empty if none.
+pub(crate) fn media_type(request: &HttpRequest) -> String {
+    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Is the body an image as it is? Which kind of image its content tells, not its name.
+pub(crate) fn is_raw_image(request: &HttpRequest) -> bool {
+    let kind = media_type(request);
+    kind.starts_with("image/") || kind == "application/octet-stream"
+}
 
 /// Options in the address of a request.
 pub(crate) fn query_options<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Refusal> {

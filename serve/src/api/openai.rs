@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use actix_multipart::{Field, Multipart};
-use actix_web::http::header::CONTENT_TYPE;
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Refusal;
-use super::body::{Body, query_options};
+use super::body::{Body, is_raw_image, media_type, query_options};
 use crate::inference::admission::Permit;
 use crate::inference::{EmbedError, Embedder, ImageSource};
 use crate::service::Service;
@@ -209,16 +208,15 @@ fn check(options: &Options, embedder: &Embedder) -> Result<Encoding, Error> {
 }
 
 async fn read(request: &HttpRequest, body: Body) -> Result<Request, Error> {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-    let kind = content_type.split(';').next().unwrap_or_default().trim();
-    if kind.starts_with("image/") || kind == "application/octet-stream" {
+    if is_raw_image(request) {
         let options = query_options(request)?;
         return Ok(Request { images: vec![ImageSource::Bytes(body.bytes)], options, permit: body.permit, listed: false });
     }
     if !request.query_string().is_empty() {
         return Err(Error::bad("bad_option", None, "options stand in the body; only a raw image has them in the address".into()));
     }
-    if kind == "multipart/form-data" { read_form(request, body).await } else { read_json(kind, body).await }
+    let kind = media_type(request);
+    if kind == "multipart/form-data" { read_form(request, body).await } else { read_json(&kind, body).await }
 }
 
 async fn read_json(kind: &str, body: Body) -> Result<Request, Error> {
@@ -318,7 +316,7 @@ async fn models(service: web::Data<Service>) -> HttpResponse {
             "plan": embedder.plan(),
             "limits": {
                 "max_body_bytes": service.limits().max_body_bytes,
-                "max_images": service.limits().queue_images,
+                "max_images": service.admission().most_images(),
                 "max_points": service.limits().max_points,
             },
         })

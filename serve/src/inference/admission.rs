@@ -101,6 +101,11 @@ impl Admission {
         Self { images: Budget::new("images", images), bytes: Budget::new("bytes", bytes), pace: Arc::default() }
     }
 
+    /// Most pictures inside at a time, and so of one request.
+    pub(crate) fn most_images(&self) -> usize {
+        self.images.limit
+    }
+
     pub(crate) fn images(&self, count: usize) -> Result<ImagesPermit, Busy> {
         let permit = self.images.take(count, &self.pace)?;
         self.pace.images.fetch_add(count, Ordering::Relaxed);

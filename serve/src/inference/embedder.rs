@@ -172,6 +172,10 @@ impl Embedder {
         &self.0.model
     }
 
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.0.admission
+    }
+
     /// The threads that run.
     pub fn plan(&self) -> &Plan {
         &self.0.plan

@@ -185,6 +185,23 @@ fn images_stand_wherever_vectors_do() {
 }
 
 #[test]
+fn a_search_takes_an_image_as_it_is() {
+    let server = Server::ready(&[]);
+    server.collection("c");
+    let pictures = jpegs();
+    let points: Vec<Value> =
+        pictures.iter().enumerate().map(|(id, jpeg)| json!({"id": id, "vector": {"image": base64(jpeg)}, "payload": {"n": id}})).collect();
+    server.put("/collections/c/points?wait=true", &json!({"points": points})).result();
+    let search = |options: &str| server.post_bytes(&format!("/collections/c/points/query{options}"), "image/jpeg", &pictures[4]);
+    let found = search("?limit=2&with_payload=true").result();
+    assert_eq!((found["points"].as_array().unwrap().len(), &found["points"][0]["payload"]), (2, &json!({"n": 4})));
+    assert_eq!(search("").result()["points"].as_array().unwrap().len(), 8);
+    assert!(search("?limit=2&filter=x").qdrant_error(400).0.contains("filter"));
+    assert_eq!(search("?using=photo").qdrant_error(400).1, "vector_unknown");
+    assert_eq!(search("?model=clip").qdrant_error(400).1, "model_not_found");
+}
+
+#[test]
 fn equal_images_of_a_request_take_the_room_of_one() {
     let server = Server::ready(&["--queue-images", "2"]);
     server.collection("c");

@@ -128,6 +128,9 @@ fn check_prints_the_plan_and_opens_no_port() {
         assert!(printed.contains(part), "{part}: {printed}");
     }
     assert!(!printed.contains("listening on"));
+    let absent = folder.path().join("absent");
+    let checked = run(&["check", "--model", MODEL.to_str().unwrap(), "--data-dir", absent.to_str().unwrap()]);
+    assert!(String::from_utf8(checked.stdout).unwrap().contains("will be made") && !absent.exists());
 }
 
 #[test]

@@ -35,11 +35,11 @@ pub(super) fn check_vector(collection: &Collection, embedder: &Embedder, name: &
 pub(super) async fn embed(embedder: &Embedder, images: Vec<(String, Image)>, permit: &Arc<Permit>) -> Result<Vec<Vec<f32>>, Error> {
     let mut distinct: Vec<ImageSource> = Vec::new();
     let mut places: Vec<String> = Vec::new();
-    let mut known: HashMap<String, usize> = HashMap::new();
+    let mut known: HashMap<ImageSource, usize> = HashMap::new();
     let mut order = Vec::with_capacity(images.len());
     for (place, Image { image, .. }) in images {
         order.push(*known.entry(image).or_insert_with_key(|image| {
-            distinct.push(ImageSource::Text(image.clone()));
+            distinct.push(image.clone());
             places.push(place);
             distinct.len() - 1
         }));

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::answer::Error;
 use crate::api::Refusal;
+use crate::inference::ImageSource;
 
 /// JSON, as far as a vector or a query can be made of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,7 +173,7 @@ impl<'de> Deserialize<'de> for Element {
 /// An image that stands for a vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Image {
-    pub(super) image: String,
+    pub(super) image: ImageSource,
     /// The model that is to embed it.
     pub(super) model: Option<String>,
 }
@@ -235,7 +236,7 @@ fn image(mut fields: BTreeMap<String, Node>, place: &str) -> Result<Image, Error
         return wrong("is to be made of a text or an object; this server embeds images only".into());
     }
     let image = match fields.remove("image") {
-        Some(Node::Text(image)) => image,
+        Some(Node::Text(image)) => ImageSource::Text(image),
         Some(other) => return wrong(format!("has an `image` that is {}, not base64 or a data URI", other.what())),
         None => return wrong("is an object without `image`".into()),
     };
@@ -329,7 +330,7 @@ mod tests {
     #[test]
     fn shapes_are_told_apart_by_their_keys() {
         let numbers = Input::Numbers(vec![1.0, -2.5]);
-        let image = Input::Image(Image { image: "AA==".into(), model: Some("m".into()) });
+        let image = Input::Image(Image { image: String::from("AA==").into(), model: Some("m".into()) });
         let one = |name: &str, input: &Input| BTreeMap::from([(name.to_owned(), input.clone())]);
         assert_eq!(vectors("[1, -2.5]").unwrap(), one("", &numbers));
         assert_eq!(vectors(r#"{"image": "AA==", "model": "m", "options": {}}"#).unwrap(), one("", &image));
