@@ -95,7 +95,10 @@ function card(hit, best) {
   line("score", hit.score.toFixed(4));
   line("bar", "").style.width = `${Math.max(0, (100 * hit.score) / best)}%`;
   if (hit.payload?.class !== undefined) line("class", String(hit.payload.class));
-  line("name", name(hit));
+  // The end of a path tells more than its start: the cut is made on the left, and <bdi> keeps the text itself in order.
+  const path = document.createElement("bdi");
+  path.textContent = name(hit);
+  line("name", "").append(path);
   button.append(frame, text);
   button.addEventListener("click", () => go({ query: hit.id, source, caption: name(hit) }));
   item.append(button);
