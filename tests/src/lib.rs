@@ -1,3 +1,4 @@
 //! What the tests that cross packages share.
 
 pub mod clients;
+pub mod demo;
