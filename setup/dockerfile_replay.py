@@ -39,8 +39,8 @@ PACKAGES = {"g++": {"g++"}, "make": {"make"}, "python3": {"python3"}, "python3-p
 # A command of ours that needs others.
 NEEDS = {"make": {"make", "python3"}}
 # Of debian:bookworm-slim (apt itself needs the C++ library). Taken from this machine.
-BASE_LIBRARIES = ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1",
-                  "libstdc++.so.6"]
+BASE_LIBRARIES = ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1",
+                  "libgcc_s.so.1", "libstdc++.so.6"]
 NOT_IN_AN_IMAGE = {"cc", "gcc", "g++", "c++", "ld", "cargo", "rustc", "make", "python3", "pip"}
 
 
@@ -219,19 +219,24 @@ class Replay:
             return self.take_programs(name)
         if words[:2] == ["make", "setup"] and self.native and not self.inside(name, ".native").exists():
             self.notes.append(f"native libraries taken from {self.native}")
-            shutil.copytree(self.native, self.inside(name, ".native"), symlinks=True, ignore=shutil.ignore_patterns("clients-*", "cargo-deny", "cuda"))
+            self.take_native(self.inside(name, ".native"))
         mapped = [words[0]] + [str(self.inside(name, word)) if word.startswith("/") else word for word in words[1:]]
         if os.geteuid():
             # Only root gives files away.
             mapped = drop_options(mapped, "-o", "-g")
         start = time.monotonic()
-        environment = {key: os.environ[key] for key in ("PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN") if key in os.environ}
-        # pip's and Cargo's own settings say where this machine gets packages from.
-        environment.update({key: value for key, value in os.environ.items() if re.match(r"PIP_|CARGO_(NET|HTTP|REGISTR)|https?_proxy$", key, re.IGNORECASE)})
+        # Where Rust lies, and how packages are reached, is this machine's affair.
+        kept = re.compile(r"PATH$|HOME$|CARGO_HOME$|RUSTUP_|PIP_|CARGO_(NET|HTTP|REGISTR)|SSL_CERT|(https?|no|all)_proxy$", re.IGNORECASE)
+        environment = {key: value for key, value in os.environ.items() if kept.match(key)}
         status = subprocess.call(mapped, cwd=str(self.inside(name, "")), env={**environment, **self.variables[name]})
         if status:
             raise Fault(f"`{' '.join(words)}` ended with status {status}")
         print(f"       {time.monotonic() - start:.0f} s", flush=True)
+
+    def take_native(self, target):
+        target.mkdir()
+        for name in ("libtorch", "onnxruntime", ".stamp-cpu"):
+            copy_tree(self.native / name, target / name)
 
     def apt(self, name, words):
         if "install" not in words:
@@ -304,7 +309,8 @@ class Image:
         tools = sorted(path.name for path in self.own if path.name in NOT_IN_AN_IMAGE)
         headers = [path for path in self.own if path.suffix in (".h", ".rs", ".o", ".rlib")]
         if tools or headers:
-            raise Fault(f"the image {self.stage.name} holds what only building needs: {', '.join(tools) or headers[0].relative_to(self.root)}")
+            what = ", ".join(tools) or headers[0].relative_to(self.root)
+            raise Fault(f"the image {self.stage.name} holds what only building needs: {what}")
         for keyword in ("ENTRYPOINT", *(["HEALTHCHECK"] if self.stage.last("HEALTHCHECK") else [])):
             self.program(command_of(self.stage, keyword)[0])
 
@@ -351,7 +357,8 @@ class Image:
         process = self.start(words, user, **variables)
         text = process.communicate()[0]
         if process.returncode != status:
-            raise Fault(f"in the image {self.stage.name}, `{' '.join(words)}` ended with status {process.returncode} and not {status}:\n{text}")
+            ended = f"`{' '.join(words)}` ended with status {process.returncode} and not {status}"
+            raise Fault(f"in the image {self.stage.name}, {ended}:\n{text}")
         return text
 
     def check_libraries(self):
