@@ -78,7 +78,7 @@ pub struct Settings {
     #[arg(long, env = "MOCO_SESSIONS", value_name = "N")]
     pub sessions: Option<NonZero<usize>>,
 
-    /// Threads of one session. Unless set, cores / sessions: 1. Raise it (and so lower sessions) to answer single images sooner.
+    /// Threads of one session. Unless set, cores / sessions, and 1 if neither is set. Raise it (and so lower sessions) to answer single images sooner.
     #[arg(long, env = "MOCO_INTRA_THREADS", value_name = "N")]
     pub intra_threads: Option<NonZero<usize>>,
 

@@ -7,16 +7,16 @@ use std::time::Instant;
 
 use moco_encoder::image::{Limits, Preprocessing};
 
-use super::embedder::{EmbedError, Held};
+use super::embedder::EmbedError;
 use super::model::ModelError;
-use super::queue::{Answer, Entry, Queue};
+use super::queue::{Entry, Queue};
+use super::reply::Reply;
 use super::source::ImageSource;
 
 /// A picture to prepare.
 pub(super) struct Job {
     pub(super) source: ImageSource,
-    pub(super) answer: Answer,
-    pub(super) held: Held,
+    pub(super) reply: Reply,
 }
 
 /// What every decoding thread needs.
@@ -41,8 +41,8 @@ impl Decoder {
     }
 
     fn prepare(&self, job: Job) {
-        let Job { source, answer, held } = job;
-        if answer.is_closed() {
+        let Job { source, reply } = job;
+        if reply.is_unwanted() {
             return self.queue.forgo();
         }
         // The decoders' own panics are caught where they happen; this keeps the thread for whatever else may be wrong.
@@ -50,11 +50,10 @@ impl Decoder {
             .unwrap_or_else(|_| Err(EmbedError::Defect("preparing the image failed".into())));
         drop(source);
         match prepared {
-            Ok(pixels) => self.queue.push(Entry { pixels, answer, arrived: Instant::now(), _held: held }),
+            Ok(pixels) => self.queue.push(Entry { pixels, reply, arrived: Instant::now() }),
             Err(error) => {
-                // If nobody waits for it any more, nobody needs to know.
-                let _ = answer.send(Err(error));
                 self.queue.forgo();
+                reply.send(Err(error));
             }
         }
     }

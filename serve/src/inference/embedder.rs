@@ -10,11 +10,12 @@ use moco_encoder::image::{ImageError, Limits};
 use moco_runtime::{Device, Runtime, Session, SessionOptions};
 use tokio::sync::oneshot;
 
-use super::admission::{Admission, Busy, ImagesPermit, Permit};
+use super::admission::{Admission, Busy, Permit};
 use super::decode::{Decoder, Job};
 use super::model::{Model, ModelError};
 use super::plan::{Plan, ThreadOptions};
 use super::queue::Queue;
+use super::reply::{Reply, Room};
 use super::source::ImageSource;
 use super::worker::Worker;
 
@@ -74,19 +75,6 @@ impl Default for EmbedderOptions {
             queue_bytes: 256 << 20,
             limits: Limits::default(),
         }
-    }
-}
-
-/// Room for the pictures of one request, shared by all of them: given back when the last is answered or dropped.
-#[derive(Clone)]
-pub(crate) struct Held {
-    _room: Arc<(ImagesPermit, Option<Arc<Permit>>)>,
-}
-
-impl Held {
-    #[cfg(test)]
-    pub(super) fn new(images: ImagesPermit) -> Self {
-        Self { _room: Arc::new((images, None)) }
     }
 }
 
@@ -225,13 +213,13 @@ impl Embedder {
     }
 
     fn submit(&self, images: Vec<ImageSource>, bytes: Arc<Permit>) -> Result<Vec<oneshot::Receiver<Outcome>>, EmbedError> {
-        let room = Held { _room: Arc::new((self.0.admission.images(images.len())?, Some(bytes))) };
+        let room: Room = Arc::new((self.0.admission.images(images.len())?, bytes));
         let jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let jobs = jobs.filter(|_| self.is_alive()).ok_or(EmbedError::Stopped)?;
         let send = |source: ImageSource| {
-            let (answer, answered) = oneshot::channel();
+            let (reply, answered) = Reply::new(&room);
             self.0.queue.expect();
-            if jobs.send(Job { source, answer, held: room.clone() }).is_err() {
+            if jobs.send(Job { source, reply }).is_err() {
                 self.0.queue.forgo(); // the answer's sender is gone with the job
             }
             answered

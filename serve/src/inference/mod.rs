@@ -14,6 +14,7 @@ mod embedder;
 mod model;
 mod plan;
 mod queue;
+mod reply;
 mod source;
 mod worker;
 

@@ -8,21 +8,14 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::embedder::{Held, Outcome};
-
-/// Where the answer for a picture goes. Closed when the one who asked has left.
-pub(super) type Answer = oneshot::Sender<Outcome>;
+use super::reply::Reply;
 
 /// A prepared picture.
 pub(super) struct Entry {
     /// H×W×3.
     pub(super) pixels: Vec<u8>,
-    pub(super) answer: Answer,
+    pub(super) reply: Reply,
     pub(super) arrived: Instant,
-    /// Its room, until it is answered or dropped.
-    pub(super) _held: Held,
 }
 
 pub(super) struct Queue {
@@ -92,7 +85,7 @@ impl Queue {
         let mut state = self.state();
         state.idle += 1;
         loop {
-            state.waiting.retain(|entry| !entry.answer.is_closed());
+            state.waiting.retain(|entry| !entry.reply.is_unwanted());
             let Some(oldest) = state.waiting.front() else {
                 if state.closed && state.preparing == 0 {
                     state.idle -= 1;
@@ -114,14 +107,24 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::inference::Outcome;
     use crate::inference::admission::Admission;
 
+    fn entry(mark: u8) -> (Entry, oneshot::Receiver<Outcome>) {
+        let door = Admission::new(9, 9);
+        let (reply, answered) = Reply::new(&Arc::new((door.images(1).unwrap(), Arc::new(door.bytes(1).unwrap()))));
+        (Entry { pixels: vec![mark], reply, arrived: Instant::now() }, answered)
+    }
+
     fn put(queue: &Queue, mark: u8) -> oneshot::Receiver<Outcome> {
-        let (answer, answered) = oneshot::channel();
-        let held = Held::new(Admission::new(9, 9).images(1).unwrap());
+        let (entry, answered) = entry(mark);
         queue.expect();
-        queue.push(Entry { pixels: vec![mark], answer, arrived: Instant::now(), _held: held });
+        queue.push(entry);
         answered
     }
 
@@ -176,12 +179,9 @@ mod tests {
             while queue.state().idle < 2 {
                 std::thread::yield_now();
             }
-            let (answers, _asked): (Vec<_>, Vec<_>) = (0..4).map(|_| oneshot::channel()).unzip();
+            let (entries, _asked): (Vec<_>, Vec<_>) = (0..4).map(entry).unzip();
             let mut state = queue.state();
-            for answer in answers {
-                let held = Held::new(Admission::new(9, 9).images(1).unwrap());
-                state.waiting.push_back(Entry { pixels: vec![0], answer, arrived: Instant::now(), _held: held });
-            }
+            state.waiting.extend(entries);
             drop(state);
             queue.changed.notify_all();
             assert_eq!(sessions.into_iter().map(|session| session.join().unwrap()).collect::<Vec<_>>(), [Some(2), Some(2)]);
@@ -195,5 +195,16 @@ mod tests {
         queue.close();
         assert_eq!(marks(queue.next_batch()), [5]);
         assert!(queue.next_batch().is_none());
+    }
+
+    #[test]
+    fn nobody_waits_for_sessions_that_are_gone() {
+        let queue = Queue::new(8, Duration::MAX);
+        let mut before = put(&queue, 1);
+        queue.abandon();
+        let mut after = put(&queue, 2);
+        for answered in [&mut before, &mut after] {
+            assert_eq!(answered.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
+        }
     }
 }

@@ -37,12 +37,12 @@ impl Worker {
         let took = started.elapsed();
         match rows {
             Ok(rows) if rows.len() == images * self.dim => {
-                for (entry, row) in batch.into_iter().zip(rows.chunks_exact(self.dim)) {
-                    let row = if row.iter().all(|x| x.is_finite()) { Ok(row.to_vec()) } else { Err(EmbedError::NotFinite) };
-                    let _ = entry.answer.send(row);
-                }
                 self.admission.note_pace(images, took, self.alive.load(Ordering::Relaxed));
                 debug!(images, milliseconds = took.as_secs_f64() * 1e3, "batch done");
+                for (entry, row) in batch.into_iter().zip(rows.chunks_exact(self.dim)) {
+                    let row = if row.iter().all(|x| x.is_finite()) { Ok(row.to_vec()) } else { Err(EmbedError::NotFinite) };
+                    entry.reply.send(row);
+                }
             }
             Ok(rows) => {
                 let detail = format!("the model answered {} values for {images} images, not {} each", rows.len(), self.dim);
@@ -55,7 +55,7 @@ impl Worker {
     fn fail(&self, batch: Vec<Entry>, detail: &str) {
         error!(images = batch.len(), detail, "inference failed");
         for entry in batch {
-            let _ = entry.answer.send(Err(EmbedError::Inference(detail.to_owned())));
+            entry.reply.send(Err(EmbedError::Inference(detail.to_owned())));
         }
     }
 }
