@@ -5,12 +5,13 @@
 //! tensors carry a hash: a damaged one is refused and never trained on.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -195,24 +196,35 @@ fn sha256(bytes: &[u8]) -> String {
 const KINDS: [(Kind, Dtype); 4] =
     [(Kind::Float, Dtype::F32), (Kind::Double, Dtype::F64), (Kind::Int64, Dtype::I64), (Kind::Uint8, Dtype::U8)];
 
+/// A tensor on its way to a file; its bytes exist while they are written.
+struct Entry<'a>(&'a Tensor, Vec<usize>);
+
+impl View for Entry<'_> {
+    fn dtype(&self) -> Dtype {
+        let kind = self.0.kind();
+        KINDS.iter().find(|(known, _)| *known == kind).map_or_else(|| panic!("a state holds no {kind:?}"), |(_, dtype)| *dtype)
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.0.detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0; self.data_len()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.numel() * self.0.kind().elt_size_in_bytes()
+    }
+}
+
 /// Tensors as the bytes of a safetensors file.
 pub(super) fn to_bytes(tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
-    let data: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-            let kind = tensor.kind();
-            let (_, dtype) = KINDS.iter().find(|(known, _)| *known == kind).unwrap_or_else(|| panic!("{name} holds {kind:?}"));
-            let mut bytes = vec![0; tensor.numel() * kind.elt_size_in_bytes()];
-            tensor.copy_data_u8(&mut bytes, tensor.numel());
-            (name.as_str(), *dtype, tensor.size().iter().map(|side| *side as usize).collect(), bytes)
-        })
-        .collect();
-    let views = data.iter().map(|(name, dtype, shape, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor fills its shape");
-        (*name, view)
-    });
-    safetensors::serialize(views, None).expect("a state's tensors have unique names")
+    let entries = tensors.iter().map(|(name, tensor)| (name, Entry(tensor, tensor.size().iter().map(|side| *side as usize).collect())));
+    safetensors::serialize(entries, None).expect("a state's tensors have unique names")
 }
 
 /// The tensors of a safetensors file.
