@@ -50,7 +50,8 @@ TINY = install.Wheels("tiny", place, finish, ["engine", "helper"], 0)
 
 
 class Setup(unittest.TestCase):
-    """Every test has an empty `.native`, one wheel, and a pip that knows this wheel alone."""
+    """Every test has an empty `.native` and one wheel, which a copy stands for fetching: pip is slow to start. `with_pip`
+    brings the real one, which knows this wheel alone."""
 
     def setUp(self):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -58,8 +59,14 @@ class Setup(unittest.TestCase):
         self.shop.mkdir()
         self.hash = wheel(self.shop, "tiny", {"tiny/engine/a.so": "first", "tiny/helper/b.so": "second", "tiny/python.py": "third"})
         self.list = self.write_list(self.hash)
+        self.pip = mock.patch.object(install, "pip", lambda words, _: shutil.copytree(self.shop, words[words.index("-d") + 1]))
+        self.pip.start()
+        self.addCleanup(mock.patch.stopall)
+
+    def with_pip(self):
+        self.pip.stop()
         only_this = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.shop), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
-        self.enterContext(mock.patch.dict(os.environ, only_this))
+        mock.patch.dict(os.environ, only_this).start()
 
     # Since Python 3.11 there is one of the same name.
     def enterContext(self, manager):
@@ -80,6 +87,7 @@ class Setup(unittest.TestCase):
                       if path.is_file() and path.name not in (".lock", ".stamp-tiny", ".stamp-clients-tiny"))
 
     def test_what_is_wanted_of_a_wheel_is_kept_and_a_second_run_does_nothing(self):
+        self.with_pip()
         self.assertTrue(self.install())
         self.assertEqual(self.found(), ["engine/a.so", "helper/b.so"])
         self.assertEqual((self.native / "engine/a.so").read_text(), "first")
@@ -89,6 +97,7 @@ class Setup(unittest.TestCase):
             self.assertFalse(self.install())
 
     def test_a_wheel_with_another_hash_is_refused_and_what_stood_there_stays(self):
+        self.with_pip()
         self.write_list("0" * 64)
         with self.assertRaisesRegex(install.Refusal, "does not have the hash that tiny.txt states, so nothing was installed"):
             self.install()
@@ -101,12 +110,14 @@ class Setup(unittest.TestCase):
         self.assertEqual(self.found(), ["engine/a.so", "helper/b.so"])
 
     def test_a_package_without_a_hash_is_refused(self):
+        self.with_pip()
         self.list.write_text("tiny==1.0\n")
         with self.assertRaisesRegex(install.Refusal, "pip could not get the packages of tiny.txt"):
             self.install()
         self.assertEqual(self.found(), [])
 
     def test_a_package_that_cannot_be_had_says_what_pip_said(self):
+        self.with_pip()
         (self.shop / "tiny-1.0-py3-none-any.whl").unlink()
         with self.assertRaisesRegex(install.Refusal, r"(?s)is the network up\?.*tiny"):
             self.install()
@@ -134,11 +145,6 @@ class Setup(unittest.TestCase):
         return os.waitpid(child, 0)[1] == signal.SIGKILL
 
     def test_a_set_up_killed_at_any_moment_is_mended_by_the_next(self):
-        # pip is slow to start, and the moments before and within it leave the same behind as the first one here.
-        def fetched(arguments, packages):
-            shutil.copytree(self.shop, arguments[arguments.index("-d") + 1])
-
-        self.enterContext(mock.patch.object(install, "pip", fetched))
         # Two folders and the stamp: three renames. First into nothing, then over an older set-up.
         for older in (False, True):
             for moment in range(4):
@@ -189,6 +195,7 @@ class Setup(unittest.TestCase):
                 install.check_room(self.native, 3)
 
     def test_two_set_ups_at_once_do_the_work_once(self):
+        self.with_pip()
         code = ("import sys, pathlib; sys.path.insert(0, sys.argv[1]); import test_install as t, install; "
                 "print(install.install(t.TINY, *map(pathlib.Path, sys.argv[2:4])))")
         command = [sys.executable, "-c", code, str(HERE), str(self.list), str(self.native)]
@@ -197,6 +204,7 @@ class Setup(unittest.TestCase):
         self.assertEqual(sorted(said), ["False", "True"])
 
     def test_client_packages_are_installed_whole(self):
+        self.with_pip()
         clients = install.Clients("clients-tiny")
         clients.gigabytes = 0
         self.assertTrue(install.install(clients, self.list, self.native))
