@@ -149,7 +149,7 @@ def programs(newcomer, target=None):
         print(f"  / $ {program} {' '.join(map(str, arguments))}\n      {(text.strip().splitlines() or [''])[-1]}", flush=True)
 
     run("moco-train", "recipe", "v2")
-    settings = [word for setting in SMALL for word in ("--set", setting)]
+    settings = ["--threads", "1", *(word for setting in SMALL for word in ("--set", setting))]
     data = newcomer.clone / "tests/data/cells/train"
     run("moco-train", "pretrain", "--config", newcomer.clone / RECIPE, "--data", data, "--out", folder / "run", *settings)
     run("moco-export", "onnx", folder / "run/encoder.safetensors", "-o", folder / "model.onnx")

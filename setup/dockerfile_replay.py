@@ -401,7 +401,7 @@ def check_train(image):
     shutil.copytree(str(ROOT / "tests/data/cells/train"), str(work / "images"))
     shutil.copy2(str(ROOT / RECIPE), str(work / "recipe.toml"))
     print(image.says(["moco-train", "recipe", "v2"]).splitlines()[0])
-    settings = [word for setting in SMALL for word in ("--set", setting)]
+    settings = ["--threads", "1", *(word for setting in SMALL for word in ("--set", setting))]
     image.says(["moco-train", "pretrain", "--config", "/work/recipe.toml", "--data", "/work/images", "--out", "/work/run", *settings])
     print(image.says(["moco-export", "onnx", "/work/run/encoder.safetensors", "-o", "/work/model.onnx"]).strip(), flush=True)
     return work / "model.onnx"
