@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use moco_encoder::image::{Preprocessing, RgbImage};
+use moco_encoder::image::{Limits, Preprocessing, RgbImage};
 
 use crate::error::Error;
 
@@ -32,13 +32,14 @@ pub const MAX_PICTURES: usize = 64;
 
 /// The eight pictures of cells, prepared.
 pub fn cells(preprocessing: &Preprocessing) -> Vec<RgbImage> {
-    CELLS.map(|bytes| prepare(bytes, preprocessing).expect("the built-in pictures are sound")).into()
+    CELLS.map(|bytes| preprocessing.load(bytes, &Limits::default()).expect("the built-in pictures are sound")).into()
 }
 
 /// All sixteen built-in pictures, prepared.
 pub fn built_in(preprocessing: &Preprocessing) -> Vec<RgbImage> {
     let computed = PATTERNS.iter().map(|pattern| RgbImage::from_fn(SIDE, SIDE, |x, y| image::Rgb(pattern(x, y))));
-    cells(preprocessing).into_iter().chain(computed.map(|picture| shim(&picture, preprocessing))).collect()
+    let prepared = computed.map(|picture| preprocessing.apply(&picture).expect("the computed pictures have pixels"));
+    cells(preprocessing).into_iter().chain(prepared).collect()
 }
 
 /// Stripes, rings, squares, slopes and noise, each with its own colours.
@@ -87,7 +88,7 @@ pub fn of_folder(folder: &Path, preprocessing: &Preprocessing) -> Result<FolderP
             break;
         }
         let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        match prepare(&bytes, preprocessing) {
+        match preprocessing.load(&bytes, &Limits::default()) {
             Ok(picture) => pictures.push(picture),
             Err(_) => skipped += 1,
         }
@@ -118,12 +119,4 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     found.sort();
     Ok(found)
-}
-
-fn prepare(bytes: &[u8], preprocessing: &Preprocessing) -> Result<RgbImage, image::ImageError> {
-    let p = image::load_from_memory(bytes)?.into_rgb8();
-    Ok(shim(&p, preprocessing))
-}
-fn shim(p: &RgbImage, preprocessing: &Preprocessing) -> RgbImage {
-    image::imageops::resize(p, preprocessing.crop, preprocessing.crop, image::imageops::FilterType::Triangle)
 }
