@@ -19,7 +19,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(parent(path))
 }
 
-/// Puts a folder of files at `path`, replacing one that stands there. On an error it is as it was before.
+/// Puts a folder of files at `path`, replacing one that stands there. Until its files are on disk, the old one is untouched.
 pub(super) fn write_folder(path: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
     let temporary = hidden(path)?;
     remove_folder(&temporary)?;

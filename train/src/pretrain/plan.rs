@@ -193,7 +193,7 @@ impl fmt::Display for Plan {
         line(
             "memory",
             format!(
-                "about {}: {} for weights, {} for the queue, {} for a batch",
+                "about {}: {} for weights, {} for the queue, {} for a batch; and up to 1 GiB of decoded pictures",
                 gigabytes(memory.total()),
                 gigabytes(memory.weights),
                 gigabytes(memory.queue),

@@ -235,6 +235,10 @@ impl Training {
             self.encoder()?.write(&self.run.best_encoder())?;
             self.position.best = Some(evaluated);
         }
+        if self.saved == Some(step) {
+            // The run was stopped before these weights were scored; their manifest is to say how well they did.
+            self.encoder()?.write(&self.run.encoder())?;
+        }
         Ok(())
     }
 
