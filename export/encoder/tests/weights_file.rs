@@ -177,6 +177,14 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
 }
 
 #[test]
+fn values_that_do_not_fill_their_shape_are_refused_with_both_numbers() {
+    let mut short = tensors();
+    short.get_mut("bn1.weight").unwrap().data.pop();
+    let error = Encoder::new(manifest(), short).unwrap_err();
+    assert!(matches!(error, WeightsError::Length { name, expected: 4, actual: 3 } if name == "bn1.weight"));
+}
+
+#[test]
 fn a_value_that_is_not_finite_is_named_with_its_place() {
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let error = Room::new().refusal(|t| t.get_mut("bn1.bias").unwrap().data[2] = value);

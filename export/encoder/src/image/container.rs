@@ -4,7 +4,21 @@
 //! without its end, and look for a WebP frame's size after the canvas has been checked. A walk from marker to marker (or
 //! chunk to chunk) costs a few hundred steps and finds a cut file whatever the decoder would have made of it.
 
+use ::image::ImageFormat;
+
 use super::ImageError;
+
+/// Whether the file is whole and of a kind that is read, as far as its structure tells. BMP and TIFF have none that could be
+/// walked: their decoders say so themselves when bytes are missing.
+pub(super) fn walk(bytes: &[u8], format: ImageFormat) -> Result<(), ImageError> {
+    match format {
+        ImageFormat::Jpeg => walk_jpeg(bytes).map(drop),
+        ImageFormat::Png => walk_png(bytes).map(drop),
+        ImageFormat::WebP => walk_webp(bytes, u32::MAX, u32::MAX),
+        ImageFormat::Gif => walk_gif(bytes),
+        _ => Ok(()),
+    }
+}
 
 /// What the walk over a JPEG has found.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,11 +50,18 @@ pub(super) fn walk_jpeg(bytes: &[u8]) -> Result<JpegStructure, ImageError> {
             0xD9 => return Ok(JpegStructure { progressive }), // EOI
             0x01 | 0xD0..=0xD8 => continue,                   // TEM, RST0 to RST7, SOI: no length
             0xC2 => progressive = true,
+            0xC3 => return Err(unsupported_jpeg("lossless coding")),
+            0xC5..=0xC7 => return Err(unsupported_jpeg("hierarchical coding")),
+            0xC9..=0xCB | 0xCD..=0xCF => return Err(unsupported_jpeg("arithmetic coding")),
             _ => {}
         }
         let length = bytes.get(at..at + 2).ok_or(TRUNCATED)?;
         at += usize::from(u16::from_be_bytes([length[0], length[1]]));
     }
+}
+
+fn unsupported_jpeg(feature: &str) -> ImageError {
+    ImageError::UnsupportedFeature { format: "JPEG", feature: feature.to_owned() }
 }
 
 /// Walks the chunks of a PNG to IEND and returns the content of its `eXIf` chunk, which may stand behind the pixels.
@@ -107,6 +128,29 @@ fn walk_webp_chunks(bytes: &[u8], mut at: usize, width: u32, height: u32) -> Res
     Ok(())
 }
 
+/// Walks the blocks of a GIF to its trailer.
+pub(super) fn walk_gif(bytes: &[u8]) -> Result<(), ImageError> {
+    const TRUNCATED: ImageError = ImageError::Truncated { format: "GIF" };
+    let byte = |at: usize| bytes.get(at).copied().ok_or(TRUNCATED);
+    let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let mut at = 13 + palette(byte(10)?); // behind signature, logical screen and its palette
+    loop {
+        match byte(at)? {
+            0x3B => return Ok(()),                         // trailer
+            0x21 => at += 2,                               // extension and its label
+            0x2C => at += 10 + palette(byte(at + 9)?) + 1, // image, its palette, and the width of its first codes
+            _ => return Ok(()),                            // no block that GIF knows: what follows is the decoder's to judge
+        }
+        loop {
+            let length = byte(at)?;
+            at += 1 + usize::from(length);
+            if length == 0 {
+                break;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +168,25 @@ mod tests {
     fn an_end_marker_inside_a_segment_is_not_the_end() {
         let thumbnail = [0xFF, 0xD8, 0xFF, 0xE1, 0, 6, 0xFF, 0xD8, 0xFF, 0xD9];
         assert!(matches!(walk_jpeg(&thumbnail), Err(ImageError::Truncated { .. })));
+    }
+
+    #[test]
+    fn codings_that_are_not_read_are_named() {
+        for (marker, word) in [(0xC3, "lossless"), (0xC6, "hierarchical"), (0xC9, "arithmetic")] {
+            let error = walk_jpeg(&[0xFF, 0xD8, 0xFF, marker, 0, 2, 0xFF, 0xD9]).unwrap_err();
+            assert_eq!(error.to_string(), format!("this kind of JPEG image is not supported: {word} coding"));
+        }
+    }
+
+    #[test]
+    fn a_gif_without_its_trailer_is_cut_short() {
+        // A screen with a palette of two, an extension, and an image with a palette of its own.
+        let mut gif = b"GIF89a\x01\0\x01\0\x80\0\0------\x21\xF9\x04\0\0\0\0\0".to_vec();
+        gif.extend_from_slice(b"\x2C\0\0\0\0\x01\0\x01\0\x81------------\x02\x02\x4C\x01\0\x3B");
+        walk_gif(&gif).unwrap();
+        for end in 0..gif.len() {
+            assert!(matches!(walk_gif(&gif[..end]), Err(ImageError::Truncated { .. })), "cut at {end}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use ::image::{
 
 use super::{
     ImageError, Limits,
-    container::{walk_jpeg, walk_png, walk_webp},
+    container::{walk, walk_gif, walk_jpeg, walk_png, walk_webp},
 };
 
 /// What a file says of itself, before a pixel is decoded and before its orientation is applied.
@@ -45,7 +45,7 @@ pub struct Header {
 pub fn read_header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     limits.check_bytes(bytes)?;
     let format = recognise(bytes)?;
-    without_panic(name(format), || open(bytes, format, limits).map(|(_, header)| header))
+    without_panic(name(format), || open(bytes, format, limits).map(|(_, header)| header)).map_err(|error| explain(error, bytes, format))
 }
 
 /// Decodes a picture to 8-bit RGB: upright, composited on `background`, sides as its orientation has them.
@@ -62,6 +62,15 @@ pub fn decode(bytes: &[u8], limits: &Limits, background: [u8; 3]) -> Result<RgbI
         picture.apply_orientation(orientation);
         Ok(picture.into_rgb8())
     })
+    .map_err(|error| explain(error, bytes, format))
+}
+
+/// A decoder that meets the end of a file too early says so in words of its own, or finds fault with what it did get.
+fn explain(error: ImageError, bytes: &[u8], format: ImageFormat) -> ImageError {
+    match error {
+        ImageError::Decode { .. } => walk(bytes, format).err().unwrap_or(error),
+        other => other,
+    }
 }
 
 /// Runs a decoder. A panic in it is a defect of the decoder that this file has found, not one of the program.
@@ -119,6 +128,10 @@ fn read_pixels(
         ImageFormat::WebP => {
             walk_webp(bytes, header.width, header.height)?;
             exif_orientation(decoder.exif_metadata().map_err(failed)?.as_deref())
+        }
+        ImageFormat::Gif => {
+            walk_gif(bytes)?;
+            Orientation::NoTransforms
         }
         ImageFormat::Tiff => decoder.orientation().map_err(failed)?,
         _ => Orientation::NoTransforms,
