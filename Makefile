@@ -36,7 +36,7 @@ python:
 	@command -v $(PYTHON) >/dev/null || { echo 'set-up: `$(PYTHON)` is not on the PATH: install Python 3 with pip (Debian and Ubuntu: `apt-get install python3-pip`)' >&2; exit 1; }
 
 build: setup
-	$(CARGO) build --release --workspace
+	$(CARGO) build --locked --release --workspace
 
 test: setup clients
 	@$(PYTHON) setup/test.py $(ONLY)
