@@ -93,10 +93,11 @@ static FAULTS_LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../index/tests/preload/record.cpp");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(folder).unwrap();
-    let library = folder.join(format!("libfaults-{}.so", std::process::id()));
-    let built = Command::new("g++").args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).arg("-ldl").status();
+    let (library, fresh) = (folder.join("libfaults.so"), folder.join(format!("libfaults-{}.so", std::process::id())));
+    let built = Command::new("g++").args(["-shared", "-fPIC", "-O1", "-o"]).args([&fresh, &source]).arg("-ldl").status();
     let built = built.unwrap_or_else(|error| panic!("this test builds {} with g++, which cannot be started: {error}", source.display()));
     assert!(built.success(), "g++ could not build {}", source.display());
+    fs::rename(fresh, &library).unwrap();
     library
 });
 
@@ -219,17 +220,26 @@ fn a_full_server_says_when_to_come_back_and_takes_up_work_again() {
     let limit = (picture.len() * 2).to_string();
     let server = Server::ready(&["--queue-bytes", &limit, "--max-body-bytes", &limit]);
     server.collection("c");
-    // A client that has announced its body holds the room for it.
-    let mut slow = server.connect();
+    // A client that has announced its body holds the room for it, unless it came while the room was taken: then it is the
+    // one that is refused, and comes again.
     let head = format!(
         "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         picture.len() * 2 - 10
     );
-    slow.write_all(head.as_bytes()).unwrap();
+    let announce = || {
+        let mut slow = server.connect();
+        slow.write_all(head.as_bytes()).unwrap();
+        slow.set_nonblocking(true).unwrap();
+        slow
+    };
+    let mut slow = announce();
     let refused = loop {
         let answer = server.post_bytes("/v1/embeddings", "image/jpeg", picture);
         if answer.status != 200 {
             break answer;
+        }
+        if slow.peek(&mut [0]).is_ok() {
+            slow = announce();
         }
     };
     let (message, code) = refused.openai_error(429);

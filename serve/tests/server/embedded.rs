@@ -43,7 +43,9 @@ async fn a_full_embedder_refuses_at_once_and_has_room_again_afterwards() {
     let mut refused = false;
     for _ in 0..1000 {
         let mut inside = Box::pin(embedder.embed_all(vec![picture.clone().into(); 2]));
-        assert!(inside.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        if inside.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            continue; // done already, or what the last round left behind still has the room
+        }
         if let Err(error) = embedder.embed(picture.clone()).await {
             assert!(matches!(error, EmbedError::Busy(moco_serve::inference::Busy::Full { asked: 1, taken: 2, limit: 2, .. })), "{error}");
             refused = true;

@@ -49,8 +49,9 @@ pub(crate) fn write_model(path: &Path, seed: u64) {
 }
 
 fn kept_model(name: &str, seed: u64) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("serve-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(folder).unwrap();
+    // The same bytes each time, put in place whole: tests that run beside this one do not notice.
     let path = folder.join(name);
     write_model(&path, seed);
     path
