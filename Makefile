@@ -45,7 +45,7 @@ demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')
 
 page-check: build
-	@$(PYTHON) tests/page/check.py
+	@$(PYTHON) tests/page/check.py --bin '$(TARGET)/release'
 
 audit: python
 	@$(PYTHON) setup/audit.py
