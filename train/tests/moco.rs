@@ -161,8 +161,19 @@ fn a_step_on_a_value_that_is_not_finite_is_not_taken() {
         }
     }
     let sentence = moco_train::moco::NonFinite { loss: f64::NAN }.to_string();
-    assert_eq!(sentence, "the loss is NaN, not a finite number; the step was not taken");
+    assert_eq!(sentence, "the loss is not a finite number (loss NaN); the step was not taken");
     step(&mut moco, 1);
+}
+
+#[test]
+fn a_step_whose_gradient_overflows_at_a_finite_loss_is_not_taken() {
+    let mut moco = moco(&Settings { temperature: 2e-38, ..settings() }, 1);
+    let before = moco.state();
+    let views = views(1);
+    let error = moco.step([&views[0], &views[1]], &PERMUTATION, 0.05).unwrap_err();
+    assert!(error.loss.is_finite(), "{}", error.loss);
+    assert!(error.to_string().starts_with("the gradient is not a finite number"), "{error}");
+    assert_eq!(moco.state(), before);
 }
 
 #[test]

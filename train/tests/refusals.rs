@@ -132,7 +132,7 @@ fn strange_names_loops_and_empty_files_are_passed_over_and_listed() {
 fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch() {
     let bench = Bench::new();
     let error = refusal(bench.pretrain(&["--set", "schedule.learning_rate=1e30", "--set", "checkpoints.every_epochs=10.0"]), 1);
-    assert!(error.starts_with("error: the loss is NaN, not a finite number"), "{error}");
+    assert!(error.starts_with("error: the loss is not a finite number (loss NaN)"), "{error}");
     assert!(error.contains("(step 1); its pictures and views are in run/non-finite-batch"), "{error}");
 
     let kept = bench.path("run/non-finite-batch");

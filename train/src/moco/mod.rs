@@ -52,9 +52,9 @@ pub struct Trace {
     pub gradient: Tensor,
 }
 
-/// The loss was infinite or not a number.
+/// The loss, or its gradient, was infinite or not a number.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the loss is {loss}, not a finite number; the step was not taken")]
+#[error("{} is not a finite number (loss {loss}); the step was not taken", if loss.is_finite() { "the gradient" } else { "the loss" })]
 pub struct NonFinite {
     pub loss: f64,
 }
@@ -133,13 +133,13 @@ impl Moco {
         let loss: Tensor = all_logits.iter().map(info_nce).sum();
 
         let value = loss.double_value(&[]);
-        if !value.is_finite() {
+        let [gradient] =
+            Tensor::run_backward(&[loss], &[self.query.trainable()], false, false).try_into().expect("one gradient of the one flat tensor");
+        if !(value.is_finite() && gradient.isfinite().all().int64_value(&[]) == 1) {
             // Only the query's running statistics have moved by then.
             self.query.buffers().shallow_clone().copy_(&statistics);
             return Err(NonFinite { loss: value });
         }
-        let [gradient] =
-            Tensor::run_backward(&[loss], &[self.query.trainable()], false, false).try_into().expect("one gradient of the one flat tensor");
         self.optimiser.step(self.query.trainable(), &gradient, learning_rate);
         self.key = key;
         // After the logits: a batch is not among its own negatives.
