@@ -188,9 +188,12 @@ fn copy_of_the_manifests() -> tempfile::TempDir {
         let manifest: toml::Table = fs::read_to_string(from.join("Cargo.toml")).unwrap().parse().unwrap();
         fs::write(to.join("src/lib.rs"), "").unwrap();
         fs::copy(from.join("Cargo.toml"), to.join("Cargo.toml")).unwrap();
-        for kind in ["bin", "example", "test", "bench"] {
+        for (kind, room) in [("bin", "src/bin"), ("example", "examples"), ("test", "tests"), ("bench", "benches")] {
             for target in manifest.get(kind).and_then(toml::Value::as_array).into_iter().flatten() {
-                let source = to.join(target["path"].as_str().expect("a target names its source"));
+                let named = |key| target.get(key).and_then(toml::Value::as_str);
+                // Without a path Cargo looks in the room of its kind.
+                let in_its_room = || format!("{room}/{}.rs", named("name").expect("a target has a name"));
+                let source = to.join(named("path").map_or_else(in_its_room, str::to_owned));
                 fs::create_dir_all(source.parent().expect("a source lies in a folder")).unwrap();
                 fs::write(source, "fn main() {}\n").unwrap();
             }
