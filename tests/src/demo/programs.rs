@@ -195,11 +195,14 @@ pub fn say(line: impl fmt::Display) -> io::Result<()> {
     out.flush()
 }
 
-/// A command as it would be typed, with paths from the current folder where they lie in it.
+/// A command as it would be typed, with its variables, and with paths from the current folder where they lie in it.
 pub fn shown_command(command: &Command) -> String {
     let here = env::current_dir().unwrap_or_default();
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let variables = variables.map(|(name, value)| format!("{}={}", name.to_string_lossy(), quoted(&value.to_string_lossy())));
     let words = [command.get_program()].into_iter().chain(command.get_args());
-    words.map(|word| quoted(&shown_path(Path::new(word), &here).to_string_lossy())).collect::<Vec<_>>().join(" ")
+    let words = words.map(|word| quoted(&shown_path(Path::new(word), &here).to_string_lossy()));
+    variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn shown_path<'a>(path: &'a Path, here: &Path) -> &'a Path {
@@ -223,9 +226,9 @@ mod tests {
     fn a_shown_command_can_be_pasted() {
         let here = env::current_dir().unwrap();
         let mut command = Command::new("printf");
-        command.args(["%s\n", "plain", "two words", "it's", ""]).arg(here.join("Cargo.toml"));
+        command.args(["%s\n", "plain", "two words", "it's", ""]).arg(here.join("Cargo.toml")).env("LC_ALL", "C");
         let shown = shown_command(&command);
-        assert_eq!(shown, "printf '%s\n' plain 'two words' 'it'\\''s' '' Cargo.toml");
+        assert_eq!(shown, "LC_ALL=C printf '%s\n' plain 'two words' 'it'\\''s' '' Cargo.toml");
         let output = Command::new("sh").args(["-c", &shown]).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "plain\ntwo words\nit's\n\nCargo.toml\n");
     }
