@@ -128,10 +128,9 @@ fn the_demo_learns_exports_compares_and_answers_through_the_server() {
     let table: Value = serde_json::from_slice(&fs::read(out.join("table.json")).unwrap()).unwrap();
     let precision = table["rows"][2][1]["precision"].as_f64().unwrap();
     let line = text.lines().find(|line| line.starts_with("precision@10")).unwrap();
-    assert!(
-        line.contains(&format!("{:.1} % through the server", 100.0 * precision)),
-        "what is served is what was measured: {precision}, {line}"
-    );
+    let served: f64 = line.split_once(" % through the server").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
+    // A few of the 2,100 hits are so near to the eleventh that the size of a batch decides, in the last digit of a sum.
+    assert!((served - 100.0 * precision).abs() < 0.5, "what is served is what was measured: {precision}, {line}");
     // Where `make page-check` looks.
     assert!(out.join("model.onnx").is_file() && out.join("data").is_dir());
 }
