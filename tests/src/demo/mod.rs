@@ -177,8 +177,8 @@ fn train(
         command.arg("--held-out").arg(&pictures.held_out_folder);
     }
     command.arg("--device").arg("cpu").arg("--max-minutes").arg(settings.minutes.to_string());
-    // Without it, threads that wait for each other spin; where another program shares the cores, that halves the steps of these minutes.
-    command.env("OMP_WAIT_POLICY", "passive");
+    // By default threads that wait for each other spin for milliseconds; where another program shares the cores, that costs half of the steps.
+    command.env("GOMP_SPINCOUNT", "2000");
     Program::start(&mut command)?.finish(signals)
 }
 

@@ -108,9 +108,12 @@ impl Program {
         let name = Path::new(command.get_program()).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         command.process_group(0);
         let parent = process::id();
-        // SAFETY: between fork and exec only async-signal-safe functions may be called; prctl, getppid and _exit are, and nothing is allocated.
+        // SAFETY: between fork and exec only async-signal-safe functions may be called; signal, prctl, getppid and _exit are, and nothing is
+        // allocated.
         unsafe {
             command.pre_exec(move || {
+                // What is ignored stays so across exec, and a shell has its background jobs ignore SIGINT; a child must hear what is passed on.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::prctl(libc::PR_SET_PDEATHSIG, SIGTERM);
                 // The parent may have died before the line above; then nobody would tell this process.
                 if u32::try_from(libc::getppid()) != Ok(parent) {
