@@ -113,7 +113,7 @@ impl Program {
         unsafe {
             command.pre_exec(move || {
                 // What is ignored stays so across exec, and a shell has its background jobs ignore SIGINT; a child must hear what is passed on.
-                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                libc::signal(SIGINT, libc::SIG_DFL);
                 libc::prctl(libc::PR_SET_PDEATHSIG, SIGTERM);
                 // The parent may have died before the line above; then nobody would tell this process.
                 if u32::try_from(libc::getppid()) != Ok(parent) {
