@@ -4,7 +4,7 @@
 #   docker run --rm -p 8080:8080 -v "$PWD/model.onnx:/model/model.onnx:ro" -v moco-data:/data moco-serve
 #
 #   docker build --target train -t moco-train .                        # --build-arg CUDA=1 for GPUs
-#   docker run --rm -v "$PWD:/work" moco-train pretrain --recipe v2 --data /work/images --out /work/run
+#   docker run --rm -v "$PWD:/runs" moco-train pretrain --recipe v2 --data /runs/images --out /runs/run
 #
 # `make docker-check` replays these steps without Docker.
 
@@ -45,5 +45,5 @@ COPY --from=train-build /moco/target/release/moco-train /moco/target/release/moc
 # Where the programs were told to look for them.
 COPY --from=train-build /moco/.native /moco/.native
 COPY --from=train-build /moco/LICENSE-MIT /moco/LICENSE-APACHE /usr/local/share/licences/moco/
-WORKDIR /work
+WORKDIR /runs
 ENTRYPOINT ["moco-train"]

@@ -397,13 +397,13 @@ RECIPE, SMALL = "tests/demo/cells.toml", ["epochs=1", "encoder.backbone.width=4"
 
 def check_train(image):
     """A minute's encoder from a few pictures, as an ONNX model: its path."""
-    work = image.root / "work"
+    work = image.root / "runs"
     shutil.copytree(str(ROOT / "tests/data/cells/train"), str(work / "images"))
     shutil.copy2(str(ROOT / RECIPE), str(work / "recipe.toml"))
     print(image.says(["moco-train", "recipe", "v2"]).splitlines()[0])
     settings = ["--threads", "1", *(word for setting in SMALL for word in ("--set", setting))]
-    image.says(["moco-train", "pretrain", "--config", "/work/recipe.toml", "--data", "/work/images", "--out", "/work/run", *settings])
-    print(image.says(["moco-export", "onnx", "/work/run/encoder.safetensors", "-o", "/work/model.onnx"]).strip(), flush=True)
+    image.says(["moco-train", "pretrain", "--config", "/runs/recipe.toml", "--data", "/runs/images", "--out", "/runs/run", *settings])
+    print(image.says(["moco-export", "onnx", "/runs/run/encoder.safetensors", "-o", "/runs/model.onnx"]).strip(), flush=True)
     return work / "model.onnx"
 
 
