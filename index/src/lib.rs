@@ -17,6 +17,9 @@
 //!
 //! The calls are synchronous, take `&self`, and block: an asynchronous program calls them from threads made for that.
 
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod kernel;
+
 mod collection;
 mod config;
 mod database;
