@@ -20,6 +20,8 @@ mod x86;
 
 use std::sync::OnceLock;
 
+pub(crate) use portable::f32_to_f16;
+
 /// Bytes of a [`Block`]; rows of codes are padded to whole blocks.
 pub(crate) const BLOCK: usize = 64;
 
