@@ -23,7 +23,7 @@ mod build;
 mod codes;
 #[allow(dead_code, reason = "the segments that use it are wired in next")]
 mod kernel;
-#[allow(dead_code, reason = "the segments that use it are wired in next")]
+#[allow(dead_code, unused_imports, reason = "the segments that use it are wired in next")]
 mod segment;
 
 mod collection;

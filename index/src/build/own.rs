@@ -180,16 +180,16 @@ impl Rows {
     /// Half the squared distance. The error of the codes can make it a little less than zero.
     #[inline(always)]
     fn distance<I: Isa>(&self, isa: I, query: &ByteQuery, a: Node, b: Node) -> f32 {
-        self.from_product(isa.dot_i8(self.code(b), query), a, b)
+        self.of_product(isa.dot_i8(self.code(b), query), a, b)
     }
 
     #[inline(always)]
     fn pair<I: Isa>(&self, isa: I, a: Node, b: Node) -> f32 {
-        self.from_product(isa.dot_rows(self.code(a), self.code(b), self.sums[b as usize]), a, b)
+        self.of_product(isa.dot_rows(self.code(a), self.code(b), self.sums[b as usize]), a, b)
     }
 
     #[inline(always)]
-    fn from_product(&self, product: i32, a: Node, b: Node) -> f32 {
+    fn of_product(&self, product: i32, a: Node, b: Node) -> f32 {
         let (a, b) = (a as usize, b as usize);
         self.half_squares[a] + self.half_squares[b] - product as f32 * (self.scales[a] * self.scales[b])
     }

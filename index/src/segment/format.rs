@@ -239,7 +239,7 @@ impl Header {
         if layers.windows(2).any(|pair| pair[1] > pair[0]) || layers.iter().any(|nodes| *nodes == 0 || *nodes as usize > rows) {
             return Err(damaged("its layers are out of order"));
         }
-        if !(unit.is_finite() && unit > 0.0) || !matches!(id_width, 8 | 16) {
+        if !(unit.is_finite() && unit > 0.0 && matches!(id_width, 8 | 16)) {
             return Err(damaged("its unit or size of ids cannot be"));
         }
         reader.at = TABLE;

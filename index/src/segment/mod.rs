@@ -286,4 +286,6 @@ fn rank(segment: &Segment, mut found: Vec<Scored>, want: usize) -> Vec<Scored> {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;

@@ -174,7 +174,7 @@ struct Packed {
 fn pack(graph: &Graph) -> Result<Packed, String> {
     let width = match graph.vectors.len() {
         0..=0x1_0000 => 2,
-        ..=0x100_0000 => 3,
+        0x1_0001..=0x100_0000 => 3,
         _ => 4,
     };
     let total: usize = graph.layers.iter().map(|layer| layer.links.len()).sum();
