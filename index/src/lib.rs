@@ -23,6 +23,8 @@ mod build;
 mod codes;
 #[allow(dead_code, reason = "the segments that use it are wired in next")]
 mod kernel;
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod large_pages;
 #[allow(dead_code, unused_imports, reason = "the segments that use it are wired in next")]
 mod segment;
 

@@ -16,6 +16,7 @@ use super::{BuildParams, Graph, GraphBuilder, Layer, Node, Vectors};
 use crate::codes::{Codes, Encoder, Frame};
 use crate::distance::Distance;
 use crate::kernel::{BLOCK, Block, ByteQuery, Isa, Kernel, Work};
+use crate::large_pages::LargePages;
 
 /// Layers at most; with m = 2, the least, the sixteenth holds one node of 2^15.
 const LAYERS: usize = 16;
@@ -112,7 +113,8 @@ impl Levels {
 /// The int8 codes of all nodes.
 struct Rows {
     blocks: usize,
-    codes: Vec<Block>,
+    /// Blocks, on large pages.
+    codes: LargePages,
     scales: Vec<f32>,
     /// |y|² ÷ 2.
     half_squares: Vec<f32>,
@@ -136,14 +138,16 @@ impl Rows {
         let frame = Frame::around(size, count, |i, out| vectors.copy(i, out));
         let mut rows = Self {
             blocks,
-            codes: vec![Block([0; BLOCK]); count * blocks],
+            codes: LargePages::new(count * blocks * BLOCK).map_err(|error| format!("cannot get memory to build a graph: {error}"))?,
             scales: vec![0.0; count],
             half_squares: vec![0.0; count],
             sums: vec![0; count],
         };
         let mut parts = Vec::new();
         let columns = rows.scales.chunks_mut(BATCH).zip(rows.half_squares.chunks_mut(BATCH)).zip(rows.sums.chunks_mut(BATCH));
-        for (i, (codes, ((scales, half_squares), sums))) in rows.codes.chunks_mut(BATCH * blocks).zip(columns).enumerate() {
+        for (i, (codes, ((scales, half_squares), sums))) in
+            Block::of_bytes_mut(&mut rows.codes).chunks_mut(BATCH * blocks).zip(columns).enumerate()
+        {
             parts.push(RowsPart { first: i * BATCH, codes, scales, half_squares, sums });
         }
         let parts = Mutex::new(parts);
@@ -168,7 +172,7 @@ impl Rows {
     #[inline(always)]
     fn code(&self, node: Node) -> &[Block] {
         let first = node as usize * self.blocks;
-        &self.codes[first..first + self.blocks]
+        &Block::of_bytes(&self.codes)[first..first + self.blocks]
     }
 
     fn load(&self, node: Node, query: &mut ByteQuery) {

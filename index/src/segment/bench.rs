@@ -142,6 +142,9 @@ fn bench() {
             println!("scan: {:.1} QPS", queries.len() as f64 / (cpu_seconds(libc::CLOCK_THREAD_CPUTIME_ID) - start));
         }
         let mut points: Vec<(f64, f64)> = Vec::new();
+        if setting("MOCO_BENCH_LOAD", 1) == 1 {
+            segment.load().unwrap();
+        }
         for ef in [10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320] {
             let mut best = f64::MAX;
             let mut hits = 0;

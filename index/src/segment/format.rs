@@ -87,6 +87,10 @@ impl Kind {
         Self::Vectors,
     ];
 
+    /// What a walk reads all over, and what lies between in the file.
+    pub(crate) const WALKED: [Self; 8] =
+        [Self::NodeRows, Self::FurtherRows, Self::Side, Self::Starts, Self::Links, Self::Centre, Self::Codes, Self::Factors];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Slots => "slots",

@@ -21,6 +21,7 @@ mod walk;
 mod write;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use memmap2::Mmap;
 use uuid::Uuid;
@@ -32,8 +33,10 @@ use self::format::{Header, Kind};
 use crate::build::{Builder, Node};
 use crate::codes::{Codes, Factors, Frame};
 use crate::distance::Distance;
+use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::kernel::Block;
+use crate::large_pages::LargePages;
 
 /// Position of a row in a segment. Rows are in ascending order of their slots.
 pub(crate) type Row = u32;
@@ -156,6 +159,8 @@ pub(crate) struct Segment {
     frame: Frame,
     /// By layer, where its nodes begin in the section of starts.
     layer_starts: Vec<usize>,
+    /// A copy of what walks read all over, on large pages.
+    resident: OnceLock<LargePages>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -189,11 +194,40 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 impl Segment {
     fn section<T: Plain>(&self, kind: Kind) -> &[T] {
-        let bytes = &self.map[self.header.section(kind).range()];
+        let range = self.header.section(kind).range();
+        let copy = self.resident.get().filter(|_| Kind::WALKED.contains(&kind));
+        let bytes = match copy {
+            Some(copy) => &copy[range.start - self.resident_start()..range.end - self.resident_start()],
+            None => &self.map[range],
+        };
         // SAFETY: `Plain` allows any bytes; `align_to` sees to the alignment.
         let (before, values, after) = unsafe { bytes.align_to::<T>() };
         debug_assert!(before.is_empty() && after.is_empty(), "sections are aligned, and of whole values");
         values
+    }
+
+    /// Where in the file the copy of what is walked begins: at a multiple of a large page, so that alignment is kept.
+    fn resident_start(&self) -> usize {
+        let first = self.header.section(Kind::WALKED[0]).offset;
+        first - first % (2 << 20)
+    }
+
+    /// Copies what walks read all over (links, codes, and what lies between) from the file's pages to large pages. Walks
+    /// are faster afterwards; until then they read the file. It may run beside searches, as may [`Self::verify`] before it.
+    ///
+    /// # Errors
+    /// The memory cannot be had. Walks go on reading the file.
+    pub(crate) fn load(&self) -> Result<()> {
+        let (start, end) = (self.resident_start(), self.header.section(Kind::WALKED[Kind::WALKED.len() - 1]).range().end);
+        if self.header.nodes() == 0 || self.resident.get().is_some() {
+            return Ok(());
+        }
+        let mut copy = LargePages::new(end - start).map_err(|source| Error::io("get memory for", &self.path, source))?;
+        let first = self.header.section(Kind::WALKED[0]).offset;
+        copy[first - start..].copy_from_slice(&self.map[first..end]);
+        // Another thread may have been first.
+        let _ = self.resident.set(copy);
+        Ok(())
     }
 
     pub(crate) fn rows(&self) -> usize {

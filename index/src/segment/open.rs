@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_128;
@@ -40,7 +41,7 @@ impl Segment {
             lists += *nodes as usize;
         }
         let frame = Frame { centre: Vec::new(), unit: header.unit };
-        let mut segment = Self { path: path.to_owned(), map, header, frame, layer_starts };
+        let mut segment = Self { path: path.to_owned(), map, header, frame, layer_starts, resident: OnceLock::new() };
         for kind in Kind::ALL {
             let large = matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
             if verify == Verify::Eager || !large {
