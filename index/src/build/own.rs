@@ -4,7 +4,7 @@
 //! allocated in between, a lock of one byte a node. Vectors are compared as int8 codes, which costs no recall that could be
 //! measured and is several times as fast. A list keeps its distances, and grows past its limit by [`SLACK`] before it is
 //! pruned, so that the price of pruning is paid once for several links. At the end each list of layer 0 is chosen anew among
-//! its links in both directions, with [`ALPHA`].
+//! its links in both directions.
 //!
 //! With one thread the same seed gives the same graph; with several the order of insertions decides.
 
@@ -22,8 +22,9 @@ use crate::large_pages::LargePages;
 const LAYERS: usize = 16;
 /// How far a list may grow past its limit, as a part of it.
 const SLACK: usize = 2;
-/// Of two links, the farther is dropped if its end is nearer to the other's by this factor of distance. Above one, more
-/// long links stay.
+/// A link is dropped if its end is nearer to that of a nearer link than to the node; where a list has room left, only if it is
+/// nearer by this factor. From the start with this factor, lists in dense clusters fill up with short links alone, and
+/// whole clusters are lost to a walk.
 const ALPHA: f32 = 1.1;
 /// Nodes inserted by one thread before the others start: they would find nothing to link to.
 const ALONE: usize = 256;
@@ -399,7 +400,7 @@ impl Shared<'_> {
             entry = near(scratch.pool[0]);
             scratch.list.clear();
             scratch.list.extend(scratch.pool.iter().map(|key| near(*key)));
-            self.select(isa, &scratch.list, limit(layer, self.params.m), 1.0, &mut scratch.kept);
+            self.select(isa, &scratch.list, limit(layer, self.params.m), &mut scratch.kept);
             scratch.found.extend_from_slice(&scratch.kept);
             ends[layer] = scratch.found.len();
         }
@@ -483,21 +484,31 @@ impl Shared<'_> {
     }
 
     /// SELECT-NEIGHBORS-HEURISTIC (algorithm 4): of `candidates`, the nearest first, those that are nearer to the node than to
-    /// any already kept; `alpha` above one keeps more.
+    /// any nearer one kept already. Where room is left, those too that are farther only by [`ALPHA`].
     #[inline(always)]
-    fn select<I: Isa>(&self, isa: I, candidates: &[Near], limit: usize, alpha: f32, kept: &mut Vec<Near>) {
+    fn select<I: Isa>(&self, isa: I, candidates: &[Near], limit: usize, kept: &mut Vec<Near>) {
         kept.clear();
-        'candidates: for candidate in candidates {
-            if kept.len() == limit {
-                break;
-            }
-            for other in kept.iter() {
-                // Distances are squared.
-                if self.rows.pair(isa, candidate.node, other.node) * (alpha * alpha) < candidate.distance {
-                    continue 'candidates;
+        // Distances are squared.
+        for alpha in [1.0, ALPHA * ALPHA] {
+            let first_pass = kept.len();
+            'candidates: for candidate in candidates {
+                if kept.len() == limit {
+                    break;
                 }
+                // What the first pass kept is not a candidate of the second.
+                for other in kept.iter() {
+                    if other.distance > candidate.distance {
+                        continue;
+                    }
+                    if other.node == candidate.node || self.rows.pair(isa, candidate.node, other.node) * alpha < candidate.distance {
+                        continue 'candidates;
+                    }
+                }
+                kept.push(*candidate);
             }
-            kept.push(*candidate);
+            if first_pass > 0 {
+                kept.sort_unstable_by(Near::order);
+            }
         }
     }
 
@@ -516,7 +527,7 @@ impl Shared<'_> {
             return;
         }
         scratch.list.sort_unstable_by(Near::order);
-        self.select(isa, &scratch.list, lists.limit, 1.0, &mut scratch.kept);
+        self.select(isa, &scratch.list, lists.limit, &mut scratch.kept);
         lists.write(to, &scratch.kept);
     }
 }
@@ -592,7 +603,7 @@ impl Work for Refine<'_> {
                 list.extend_from_slice(&self.incoming[self.starts[node]..self.starts[node + 1]]);
                 list.sort_unstable_by(Near::order);
                 list.dedup_by_key(|near| near.node);
-                self.shared.select(isa, &list, limit, ALPHA, &mut kept);
+                self.shared.select(isa, &list, limit, &mut kept);
                 part.degrees[i] = kept.len();
                 part.links[i * limit..].iter_mut().zip(&kept).for_each(|(link, near)| *link = near.node);
             }

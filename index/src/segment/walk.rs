@@ -18,7 +18,7 @@ use crate::distance::Distance;
 use crate::kernel::{BLOCK, Block, Isa, Kernel, Work};
 
 /// Rows asked for ahead of the one being compared, and cache lines of each.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 const LINES: usize = 8;
 
 /// What a thread keeps from one walk to the next.
@@ -288,7 +288,7 @@ impl Segment {
         let accepted = |row: Row| accept.is_none_or(|accept| accept.contains(row));
         let node_rows = self.section::<u32>(Kind::NodeRows);
         let distance = self.header.distance;
-        let pool = &pool[..pool.len().min(rescored(self.header.codes, want))];
+        let pool = &pool[..pool.len().min(rescored(self.header.codes, want, pool.len()))];
         let mut found = Vec::with_capacity(pool.len());
         for key in pool.iter().take(AHEAD) {
             isa.prefetch(self.vector(node_rows[node_of(*key) as usize] & !FURTHER), LINES.min(self.header.size / 16));
@@ -310,13 +310,14 @@ impl Segment {
     }
 }
 
-/// How many nodes are compared by their full rows to answer `want`.
-fn rescored(codes: Codes, want: usize) -> usize {
+/// How many of the nodes found are compared by their full rows to answer `want`. Who lets a walk keep more wants more
+/// recall, which 4-bit codes cannot give without more rows.
+fn rescored(codes: Codes, want: usize, found: usize) -> usize {
     match codes {
         Codes::F32 => want,
         Codes::F16 => want + 4,
         Codes::Int8 => 2 * want,
-        Codes::Int4 => 4 * want + 16,
+        Codes::Int4 => (4 * want + 16).max(found / 2),
     }
 }
 
