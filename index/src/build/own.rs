@@ -491,7 +491,9 @@ impl Shared<'_> {
         // Distances are squared.
         for alpha in [1.0, ALPHA * ALPHA] {
             let first_pass = kept.len();
-            'candidates: for candidate in candidates {
+            // Those that fill the room are nearly always among the first, and the rest is dear to look through.
+            let looked_at = if first_pass == 0 { candidates.len() } else { candidates.len().min(2 * limit) };
+            'candidates: for candidate in &candidates[..looked_at] {
                 if kept.len() == limit {
                     break;
                 }

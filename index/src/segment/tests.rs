@@ -143,6 +143,21 @@ fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
     }
 }
 
+/// Lists that kept the nearest first filled up with links into their own cluster, and walks never came to others.
+#[test]
+fn dense_clusters_are_not_lost_to_a_walk() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut normal = || (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0;
+    let centres: Vec<Vec<f32>> = (0..40).map(|_| (0..24).map(|_| normal()).collect()).collect();
+    let mut vectors: Vec<Vec<f32>> = (0..8040).map(|i| centres[i % 40].iter().map(|x| x + 0.2 * normal()).collect()).collect();
+    let queries = vectors.split_off(8000);
+    let input = input(Distance::Euclid, &vectors);
+    let folder = tempfile::tempdir().unwrap();
+    let segment = write_and_open(folder.path(), &input, &SegmentParams { m: 16, ..PARAMS });
+    let recall = recall(&segment, &input, &queries, 60, None);
+    assert!(recall >= 0.97, "recall@10 {recall}");
+}
+
 #[test]
 fn a_scan_answers_exactly_with_ties_by_id() {
     let mut vectors = clustered(4, 520, 19);
