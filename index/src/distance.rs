@@ -1,9 +1,11 @@
 //! Distances between vectors, and the one order of scores that search works in.
 //!
-//! The loops keep sixteen running sums, which the compiler turns into vector instructions of the baseline target. Kernels
-//! chosen at run time (AVX2, AVX-512, NEON) come with the frozen segment; these stay as their oracle.
+//! The loops keep sixteen running sums, which the compiler turns into vector instructions of the baseline target. They are
+//! the oracle of the kernels chosen at run time (`kernel`), which give the same bits.
 
 use serde::{Deserialize, Serialize};
+
+use crate::kernel::fold;
 
 /// How near two vectors are. The names are Qdrant's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +66,9 @@ impl Distance {
 
 const LANES: usize = 16;
 
+/// The rest of a vector goes to the first lanes, and the sums are folded in halves: what vector registers do, so that the
+/// kernels give the same bits.
+#[inline(always)]
 fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0f32; LANES];
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
@@ -73,8 +78,10 @@ fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
             sums[lane] += term(x[lane], y[lane]);
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| term(*x, *y)).sum();
-    sums.iter().sum::<f32>() + rest
+    for (lane, (x, y)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += term(*x, *y);
+    }
+    fold(sums)
 }
 
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

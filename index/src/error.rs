@@ -78,6 +78,10 @@ pub enum Error {
     Damaged { path: PathBuf, reason: String },
     #[error("{} is damaged: the checksum of point {id} (slot {slot}) is wrong", path.display())]
     DamagedPoint { path: PathBuf, id: PointId, slot: u64 },
+    #[error("{} is damaged: its {section}: {reason}", path.display())]
+    DamagedSegment { path: PathBuf, section: &'static str, reason: String },
+    #[error("cannot build an index for {}: {reason}", path.display())]
+    Build { path: PathBuf, reason: String },
     #[error("SQLite {found} can corrupt a write-ahead log; {required} or newer is needed")]
     SqliteTooOld { found: String, required: &'static str },
 }

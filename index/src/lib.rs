@@ -17,6 +17,17 @@
 //!
 //! The calls are synchronous, take `&self`, and block: an asynchronous program calls them from threads made for that.
 
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod build;
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod codes;
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod kernel;
+#[allow(dead_code, reason = "the segments that use it are wired in next")]
+mod large_pages;
+#[allow(dead_code, unused_imports, reason = "the segments that use it are wired in next")]
+mod segment;
+
 mod collection;
 mod config;
 mod database;
@@ -34,6 +45,8 @@ mod truth;
 mod vector;
 mod writer;
 
+pub use build::Builder;
+pub use codes::Codes;
 pub use collection::{Collection, CollectionInfo, VectorInfo};
 pub use config::{CollectionConfig, HnswParams, VectorParams};
 pub use database::FORMAT;

@@ -1,0 +1,333 @@
+//! Vectors as small numbers: what a walk compares, before the best are compared again by their full rows.
+//!
+//! A vector x becomes y = (x − centre) ÷ unit, so that the numbers stay fine where the data lie far from the origin, and in
+//! range whatever their scale. y becomes integers v and a scale s with |y|² = s·⟨v, y⟩: the error s·v − y is then at right
+//! angles to y, and shifts the product with a query little where it matters, near y (the estimator of RaBitQ,
+//! <https://arxiv.org/abs/2405.12497>, on plain rounding). Nearness to a query is s·⟨v, query⟩ + bias, the order of
+//! which is, up to the error, that of the distance:
+//!
+//! | distance | query | bias |
+//! |---|---|---|
+//! | Euclid | (q − centre) ÷ unit | −\|y\|² ÷ 2 |
+//! | Cosine | (q − centre) ÷ unit | ⟨centre ÷ unit, y⟩ |
+//! | Dot | q, at its own scale: it may be far from the data | 0 |
+
+use crate::distance::Distance;
+use crate::kernel::{BLOCK, Block, ByteQuery, f32_to_f16};
+
+/// What a walk compares. Whatever it is, the best found are compared again by their full rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codes {
+    /// The rows themselves: no code is stored.
+    F32,
+    /// Half floats, two bytes a dimension.
+    F16,
+    /// One byte a dimension.
+    Int8,
+    /// Half a byte a dimension.
+    Int4,
+}
+
+/// Vectors looked at to find the centre and the unit; any choice is right, a good one is more precise.
+const SAMPLE: usize = 10_000;
+/// Coordinates are cut off here, so that squares stay finite: only rows 10^15 times as long as others reach it.
+const LONGEST: f64 = 1e15;
+/// Steps tried for each 4-bit row, as parts of the one that reaches its largest coordinate.
+const INT4_STEPS: [f32; 8] = [1.0, 0.92, 0.84, 0.77, 0.7, 0.63, 0.56, 0.5];
+
+/// Where the coordinates start and how large one is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) centre: Vec<f32>,
+    /// A power of two.
+    pub(crate) unit: f64,
+}
+
+impl Frame {
+    /// The middle of `count` vectors, and about their distance from it. `copy` writes one of them out.
+    pub(crate) fn around(size: usize, count: usize, copy: impl Fn(usize, &mut [f32])) -> Self {
+        let step = count.div_ceil(SAMPLE).max(1);
+        let seen = (0..count).step_by(step).len().max(1) as f64;
+        let mut sums = vec![0f64; size];
+        let mut vector = vec![0f32; size];
+        for i in (0..count).step_by(step) {
+            copy(i, &mut vector);
+            sums.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        let centre: Vec<f32> = sums.iter().map(|sum| (sum / seen) as f32).collect();
+        let mut squares = 0f64;
+        for i in (0..count).step_by(step) {
+            copy(i, &mut vector);
+            squares += vector.iter().zip(&centre).map(|(x, c)| (f64::from(*x) - f64::from(*c)).powi(2)).sum::<f64>();
+        }
+        let typical = (squares / seen).sqrt();
+        let unit = if typical > 0.0 { typical.log2().floor().exp2() } else { 1.0 };
+        Self { centre, unit }
+    }
+
+    /// y = (x − centre) ÷ unit.
+    pub(crate) fn place(&self, x: &[f32], y: &mut Vec<f32>) {
+        let scale = 1.0 / self.unit;
+        y.clear();
+        y.extend(x.iter().zip(&self.centre).map(|(x, c)| ((f64::from(*x) - f64::from(*c)) * scale).clamp(-LONGEST, LONGEST) as f32));
+    }
+
+    /// The bias of a row at y.
+    fn bias(&self, distance: Distance, y: &[f32]) -> f32 {
+        match distance {
+            Distance::Euclid | Distance::Manhattan => -0.5 * squared_length(y),
+            Distance::Cosine => y.iter().zip(&self.centre).map(|(y, c)| f64::from(*y) * f64::from(*c) / self.unit).sum::<f64>() as f32,
+            Distance::Dot => 0.0,
+        }
+    }
+}
+
+fn squared_length(y: &[f32]) -> f32 {
+    y.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>() as f32
+}
+
+/// What turns a product with a row's code into a nearness.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub(crate) struct Factors {
+    pub(crate) scale: f32,
+    pub(crate) bias: f32,
+}
+
+impl Codes {
+    /// Blocks of one row's code.
+    pub(crate) fn blocks(self, size: usize) -> usize {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => (2 * size).div_ceil(BLOCK),
+            Self::Int8 => size.div_ceil(BLOCK),
+            Self::Int4 => size.div_ceil(2 * BLOCK),
+        }
+    }
+}
+
+/// Turns rows into codes, one after the other.
+pub(crate) struct Encoder<'a> {
+    frame: &'a Frame,
+    distance: Distance,
+    codes: Codes,
+    y: Vec<f32>,
+    tried: Vec<u8>,
+}
+
+impl<'a> Encoder<'a> {
+    pub(crate) fn new(frame: &'a Frame, distance: Distance, codes: Codes) -> Self {
+        Self { frame, distance, codes, y: Vec::new(), tried: Vec::new() }
+    }
+
+    /// Writes the code of `vector`, [`Codes::blocks`] long.
+    pub(crate) fn encode(&mut self, vector: &[f32], code: &mut [Block]) -> Factors {
+        self.frame.place(vector, &mut self.y);
+        let scale = match self.codes {
+            Codes::F32 => 1.0,
+            Codes::F16 => {
+                code.fill(Block([0; BLOCK]));
+                for (i, y) in self.y.iter().enumerate() {
+                    let (block, place) = (2 * i / BLOCK, 2 * i % BLOCK);
+                    code[block].0[place..place + 2].copy_from_slice(&f32_to_f16(*y).to_le_bytes());
+                }
+                1.0
+            }
+            Codes::Int8 => encode_int8(&self.y, code),
+            Codes::Int4 => encode_int4(&self.y, code, &mut self.tried),
+        };
+        Factors { scale, bias: self.frame.bias(self.distance, &self.y) }
+    }
+}
+
+fn largest(y: &[f32]) -> f32 {
+    y.iter().fold(0f32, |largest, y| largest.max(y.abs()))
+}
+
+/// Codes are v + 128, v within ±127; padding is v = 0.
+fn encode_int8(y: &[f32], code: &mut [Block]) -> f32 {
+    let step = 127.0 / largest(y).max(f32::MIN_POSITIVE);
+    let (mut product, mut square) = (0f32, 0f32);
+    code.fill(Block([128; BLOCK]));
+    for (block, y) in code.iter_mut().zip(y.chunks(BLOCK)) {
+        let (mut block_product, mut block_square) = (0f32, 0f32);
+        for (code, y) in block.0.iter_mut().zip(y) {
+            let v = (y * step).round_ties_even().clamp(-127.0, 127.0);
+            block_product += v * y;
+            block_square += y * y;
+            *code = (v as i32 + 128) as u8;
+        }
+        product += block_product;
+        square += block_square;
+    }
+    if product > 0.0 { square / product } else { 0.0 }
+}
+
+/// Codes c from 0 to 15 stand for v = 2c − 15. The step with the smallest angle between v and y is taken.
+fn encode_int4(y: &[f32], code: &mut [Block], tried: &mut Vec<u8>) -> f32 {
+    let largest = largest(y).max(f32::MIN_POSITIVE);
+    let (mut best, mut best_scale) = (-1f32, 0f32);
+    let square = squared_length(y);
+    code.fill(Block([0; BLOCK]));
+    for part in INT4_STEPS {
+        let step = 7.5 / (largest * part);
+        tried.clear();
+        tried.extend(y.iter().map(|y| (y * step + 7.5).round_ties_even().clamp(0.0, 15.0) as u8));
+        let (mut product, mut length) = (0f32, 0f32);
+        for (c, y) in tried.iter().zip(y) {
+            let v = 2.0 * f32::from(*c) - 15.0;
+            product += v * y;
+            length += v * v;
+        }
+        let cosine = product / length.sqrt();
+        if cosine > best {
+            (best, best_scale) = (cosine, if product > 0.0 { square / product } else { 0.0 });
+            for (i, c) in tried.iter().enumerate() {
+                let (block, place) = (i / (2 * BLOCK), i % BLOCK);
+                let byte = &mut code[block].0[place];
+                *byte = if i % (2 * BLOCK) < BLOCK { *byte & 0xf0 | c } else { *byte & 15 | c << 4 };
+            }
+        }
+    }
+    best_scale
+}
+
+/// A query as a walk wants it. Kept from one search to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Query {
+    /// In the frame of the segment, for half floats.
+    pub(crate) floats: Vec<f32>,
+    /// The same in bytes, for codes.
+    pub(crate) bytes: ByteQuery,
+    /// One step of those bytes.
+    pub(crate) scale: f32,
+}
+
+impl Query {
+    pub(crate) fn set(&mut self, query: &[f32], frame: &Frame, distance: Distance, codes: Codes) {
+        match distance {
+            Distance::Cosine | Distance::Euclid | Distance::Manhattan => frame.place(query, &mut self.floats),
+            // The order is the same at any length, so each query is as fine as its codes allow.
+            Distance::Dot => {
+                let largest = f64::from(largest(query)).max(f64::MIN_POSITIVE);
+                self.floats.clear();
+                self.floats.extend(query.iter().map(|q| (f64::from(*q) / largest) as f32));
+            }
+        }
+        let blocks = match codes {
+            Codes::F32 | Codes::F16 => return,
+            Codes::Int8 => codes.blocks(query.len()),
+            Codes::Int4 => 2 * codes.blocks(query.len()),
+        };
+        let largest = largest(&self.floats);
+        let step = 127.0 / largest.max(f32::MIN_POSITIVE);
+        self.scale = largest / 127.0;
+        self.bytes.numbers.clear();
+        self.bytes.numbers.resize(blocks, Block([0; BLOCK]));
+        self.bytes.sum = 0;
+        for (block, floats) in self.bytes.numbers.iter_mut().zip(self.floats.chunks(BLOCK)) {
+            for (byte, x) in block.0.iter_mut().zip(floats) {
+                let number = (x * step).round_ties_even().clamp(-127.0, 127.0) as i32;
+                self.bytes.sum += number;
+                *byte = number as u8;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::kernel::{Isa, Kernel, Work};
+
+    struct Product<'a>(Codes, &'a [Block], &'a Query);
+
+    impl Work for Product<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> f32 {
+            let Self(codes, code, query) = self;
+            match codes {
+                Codes::F32 => 0.0,
+                Codes::F16 => {
+                    let halves: Vec<u16> =
+                        code.iter().flat_map(|block| block.0.chunks(2).map(|x| u16::from_le_bytes([x[0], x[1]]))).collect();
+                    isa.dot_f16(&query.floats, &halves[..query.floats.len()])
+                }
+                Codes::Int8 => isa.dot_i8(code, &query.bytes) as f32 * query.scale,
+                Codes::Int4 => isa.dot_i4(code, &query.bytes) as f32 * query.scale,
+            }
+        }
+    }
+
+    /// The largest error of a nearness, as a part of the distance from the query that it stands for.
+    fn error(codes: Codes, distance: Distance, vectors: &[Vec<f32>], query: &[f32]) -> f64 {
+        let size = query.len();
+        let frame = Frame::around(size, vectors.len(), |i, out| out.copy_from_slice(&vectors[i]));
+        let mut encoder = Encoder::new(&frame, distance, codes);
+        let mut prepared = Query::default();
+        prepared.set(query, &frame, distance, codes);
+        let mut code = vec![Block([0; BLOCK]); codes.blocks(size)];
+        let mut pairs = Vec::new();
+        for vector in vectors {
+            let factors = encoder.encode(vector, &mut code);
+            let nearness =
+                f64::from(factors.scale) * f64::from(Kernel::get().run(Product(codes, &code, &prepared))) + f64::from(factors.bias);
+            let dot: f64 = vector.iter().zip(query).map(|(x, q)| f64::from(*x) * f64::from(*q)).sum();
+            let squared: f64 = vector.iter().zip(query).map(|(x, q)| (f64::from(*x) - f64::from(*q)).powi(2)).sum();
+            let exact = match distance {
+                Distance::Cosine => dot / frame.unit.powi(2),
+                Distance::Dot => dot / frame.unit / f64::from(largest(query)),
+                Distance::Euclid | Distance::Manhattan => -squared / 2.0 / frame.unit.powi(2),
+            };
+            pairs.push((nearness, exact));
+        }
+        // A nearness is right up to a constant of the query.
+        let shift = pairs.iter().map(|(found, exact)| found - exact).sum::<f64>() / pairs.len() as f64;
+        let spread = pairs.iter().map(|(_, exact)| exact).fold(f64::MIN, |a, b| a.max(*b))
+            - pairs.iter().map(|(_, exact)| exact).fold(f64::MAX, |a, b| a.min(*b));
+        pairs.iter().map(|(found, exact)| (found - shift - exact).abs() / spread).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn codes_order_by_the_distance_near_and_far_from_the_origin_at_any_scale() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for (far, scale) in [(0.0, 1.0), (100.0, 1.0), (0.0, 1e-30), (5.0, 1e30)] {
+            for size in [3, 100, 300] {
+                let mut draw = || (0..size).map(|_| ((random.random::<f32>() - 0.5) + far) * scale).collect::<Vec<f32>>();
+                let vectors: Vec<_> = (0..200).map(|_| draw()).collect();
+                let query = draw();
+                for (codes, tolerance) in [(Codes::F16, 0.002), (Codes::Int8, 0.02), (Codes::Int4, 0.25)] {
+                    for distance in [Distance::Cosine, Distance::Dot, Distance::Euclid] {
+                        // Far from the origin, the products of a dot product are almost the same; no code can tell them apart so well.
+                        let tolerance = if far > 0.0 && distance == Distance::Dot { 20.0 * tolerance } else { tolerance };
+                        let error = error(codes, distance, &vectors, &query);
+                        assert!(error < tolerance, "{codes:?} {distance:?} {size} × {scale} at {far}: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_in_the_centre_and_extreme_rows_have_finite_codes() {
+        for rows in [vec![vec![1.0; 5]; 3], vec![vec![f32::MAX; 5], vec![-f32::MAX; 5], vec![0.0; 5]], vec![vec![1e-45; 5], vec![3e38; 5]]]
+        {
+            let frame = Frame::around(5, rows.len(), |i, out| out.copy_from_slice(&rows[i]));
+            for codes in [Codes::F16, Codes::Int8, Codes::Int4] {
+                for distance in [Distance::Cosine, Distance::Dot, Distance::Euclid] {
+                    let mut code = [Block([0; BLOCK]); 1];
+                    for row in &rows {
+                        let factors = Encoder::new(&frame, distance, codes).encode(row, &mut code);
+                        assert!(factors.scale.is_finite() && factors.bias.is_finite(), "{codes:?} {distance:?} {row:?}: {factors:?}");
+                    }
+                }
+            }
+        }
+    }
+}

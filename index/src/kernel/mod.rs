@@ -1,0 +1,298 @@
+//! Inner products, as fast as the processor at hand allows.
+//!
+//! Which instructions are used is chosen once, at run time ([`Kernel::get`]). A whole search or build is compiled once for
+//! each instruction set ([`Work`]), so that the products are inlined into its loops: a call through a pointer for each
+//! product would cost as much as a short product. Compiling for the machine at hand (`target-cpu=native`) gained nothing
+//! over this when it was measured.
+//!
+//! **Every kernel gives the same bits.** Products of codes are integers. Products of floats keep sixteen running sums in
+//! one fixed order and never fuse a multiplication with an addition, on every instruction set: a search answers the same on
+//! every machine, and a score here equals [`Distance::score`](crate::Distance::score) bit for bit.
+//!
+//! `MOCO_INDEX_KERNEL=avx512|avx2|neon|portable` forces one, for tests and benchmarks. One that this machine lacks, or an
+//! unknown word, is a panic: a benchmark must not quietly measure something else.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::OnceLock;
+
+pub(crate) use portable::f32_to_f16;
+
+/// Bytes of a [`Block`]; rows of codes are padded to whole blocks.
+pub(crate) const BLOCK: usize = 64;
+
+/// One cache line, what all kernels on codes work in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct Block(pub(crate) [u8; BLOCK]);
+
+impl Block {
+    /// Bytes that are aligned as blocks are, and whole blocks.
+    #[inline(always)]
+    pub(crate) fn of_bytes(bytes: &[u8]) -> &[Self] {
+        // SAFETY: a block is 64 bytes, whatever they are; `align_to` sees to the alignment.
+        let (before, blocks, after) = unsafe { bytes.align_to() };
+        debug_assert!(before.is_empty() && after.is_empty(), "the bytes are aligned, and whole blocks");
+        blocks
+    }
+
+    pub(crate) fn of_bytes_mut(bytes: &mut [u8]) -> &mut [Self] {
+        // SAFETY: a block is 64 bytes, whatever they are; `align_to_mut` sees to the alignment.
+        let (before, blocks, after) = unsafe { bytes.align_to_mut() };
+        debug_assert!(before.is_empty() && after.is_empty(), "the bytes are aligned, and whole blocks");
+        blocks
+    }
+}
+
+/// A row of bytes as signed numbers, to multiply rows of codes with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ByteQuery {
+    /// Two's complement, within ±127, padded with 0.
+    pub(crate) numbers: Vec<Block>,
+    /// Of all numbers.
+    pub(crate) sum: i32,
+}
+
+/// The inner loops on one instruction set. A value of such a type proves that this processor has the instructions.
+///
+/// Where two slices are given, both have the same length.
+pub(crate) trait Isa: Copy + Send + Sync {
+    /// Σ a·b, bit for bit as [`crate::distance::dot`].
+    fn dot(self, a: &[f32], b: &[f32]) -> f32;
+
+    /// Σ (a−b)², bit for bit as [`crate::distance::squared_euclid`].
+    fn squared_euclid(self, a: &[f32], b: &[f32]) -> f32;
+
+    /// Σ a·b where `row` holds IEEE half floats.
+    fn dot_f16(self, query: &[f32], row: &[u16]) -> f32;
+
+    /// Σ (row−128)·query, for row bytes from 1 to 255.
+    fn dot_i8(self, row: &[Block], query: &ByteQuery) -> i32;
+
+    /// Σ (a−128)·(b−128), for bytes from 1 to 255; `b_sum` is Σ (b−128).
+    fn dot_rows(self, a: &[Block], b: &[Block], b_sum: i32) -> i32;
+
+    /// Σ (2c−15)·query over the 4-bit codes c. A block of the row holds 128 of them: the low halves of its bytes belong to
+    /// one block of the query, the high halves to the next.
+    fn dot_i4(self, row: &[Block], query: &ByteQuery) -> i32;
+
+    /// Asks for the first `lines` cache lines of `row` to be brought near.
+    fn prefetch<T>(self, row: &[T], lines: usize);
+}
+
+/// Something to run with the kernels of whichever instruction set was chosen.
+pub(crate) trait Work {
+    type Output;
+
+    /// Must be `#[inline(always)]`, and so must what it calls in its loops: only what is inlined into the function that
+    /// enables the instructions is compiled with them.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// The instruction sets there are kernels for, each with the proof that it may be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+    Portable(portable::Portable),
+}
+
+impl Kernel {
+    /// The best for this machine, or the one that `MOCO_INDEX_KERNEL` names.
+    pub(crate) fn get() -> Self {
+        static CHOSEN: OnceLock<Kernel> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let all = Self::all();
+            match std::env::var("MOCO_INDEX_KERNEL") {
+                Ok(name) => *all.iter().find(|kernel| kernel.name() == name).unwrap_or_else(|| {
+                    let names: Vec<_> = all.iter().map(|kernel| kernel.name()).collect();
+                    panic!("MOCO_INDEX_KERNEL is {name}, but this machine has {}", names.join(", "))
+                }),
+                Err(_) => all[0],
+            }
+        })
+    }
+
+    /// Those that this machine can run, the fastest first.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(x86::Avx512::detect().map(Self::Avx512));
+            all.extend(x86::Avx2::detect().map(Self::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(neon::Neon::detect().map(Self::Neon));
+        all.push(Self::Portable(portable::Portable));
+        all
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+            Self::Portable(_) => "portable",
+        }
+    }
+
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(isa) => isa.run(work),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(isa) => isa.run(work),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(isa) => isa.run(work),
+            Self::Portable(isa) => work.run(isa),
+        }
+    }
+}
+
+/// Sixteen sums to one, in the order in which halving a vector register adds them.
+#[inline(always)]
+pub(crate) fn fold(mut sums: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::{dot, squared_euclid};
+
+    /// Numbers within ±1 that look random.
+    fn floats(seed: u64, length: usize) -> Vec<f32> {
+        bytes(seed, 4 * length).chunks(4).map(|x| u32::from_le_bytes([x[0], x[1], x[2], x[3]]) as f32 / (1u64 << 31) as f32 - 1.0).collect()
+    }
+
+    fn bytes(seed: u64, length: usize) -> Vec<u8> {
+        (0..length).map(|i| (xxhash_rust::xxh3::xxh3_64_with_seed(&i.to_le_bytes(), seed) >> 20) as u8).collect()
+    }
+
+    fn blocks(bytes: &[u8]) -> Vec<Block> {
+        assert_eq!(bytes.len() % BLOCK, 0);
+        bytes.chunks(BLOCK).map(|block| Block(block.try_into().unwrap())).collect()
+    }
+
+    /// Codes from 1 to 255, as they are stored.
+    fn codes(seed: u64, length: usize) -> Vec<u8> {
+        bytes(seed, length).into_iter().map(|code| code.max(1)).collect()
+    }
+
+    fn query(codes: &[u8]) -> ByteQuery {
+        let numbers: Vec<u8> = codes.iter().map(|code| code ^ 0x80).collect();
+        ByteQuery { sum: numbers.iter().map(|number| i32::from(*number as i8)).sum(), numbers: blocks(&numbers) }
+    }
+
+    struct Floats<'a>(&'a [f32], &'a [f32], &'a [u16]);
+
+    impl Work for Floats<'_> {
+        type Output = [f32; 3];
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> [f32; 3] {
+            [isa.dot(self.0, self.1), isa.squared_euclid(self.0, self.1), isa.dot_f16(self.0, self.2)]
+        }
+    }
+
+    #[test]
+    fn every_kernel_sums_floats_to_the_same_bits_at_every_length_and_alignment() {
+        for length in (0..70).chain([127, 128, 129, 511, 512, 513, 2048]) {
+            let (a, b) = (floats(1, length + 1), floats(2, length));
+            let halves: Vec<u16> = bytes(3, 2 * length).chunks(2).map(|x| (u16::from_le_bytes([x[0], x[1]]) & 0x83ff) | 0x3800).collect();
+            let a = &a[1..];
+            let expected = Kernel::Portable(portable::Portable).run(Floats(a, &b, &halves));
+            assert_eq!(expected[..2], [dot(a, &b), squared_euclid(a, &b)]);
+            let in_f64: f64 = a.iter().zip(&halves).map(|(a, half)| f64::from(*a) * f64::from(portable::f16_to_f32(*half))).sum();
+            assert!((f64::from(expected[2]) - in_f64).abs() < 1e-5 * (1.0 + length as f64), "{length}: {} against {in_f64}", expected[2]);
+            for kernel in Kernel::all() {
+                let found = kernel.run(Floats(a, &b, &halves));
+                assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits), "{} on {length} numbers", kernel.name());
+            }
+        }
+    }
+
+    struct Codes<'a>(&'a [Block], &'a [Block], &'a ByteQuery);
+
+    impl Work for Codes<'_> {
+        type Output = [i32; 2];
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> [i32; 2] {
+            [isa.dot_i8(self.0, self.2), isa.dot_rows(self.0, self.1, self.2.sum)]
+        }
+    }
+
+    struct Nibbles<'a>(&'a [Block], &'a ByteQuery);
+
+    impl Work for Nibbles<'_> {
+        type Output = i32;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> i32 {
+            isa.dot_i4(self.0, self.1)
+        }
+    }
+
+    #[test]
+    fn every_kernel_multiplies_codes_exactly_extremes_included() {
+        for length in 1..20 {
+            let extreme = |even: u8, odd: u8| (0..length * BLOCK).map(|i| if i % 2 == 0 { even } else { odd }).collect::<Vec<u8>>();
+            let mut rows: Vec<Vec<u8>> = (0..4).map(|seed| codes(seed, length * BLOCK)).collect();
+            rows.extend([extreme(1, 1), extreme(255, 255), extreme(1, 255), extreme(255, 1)]);
+            for (a, b) in rows.iter().flat_map(|a| rows.iter().map(move |b| (a, b))) {
+                let plain: i64 = a.iter().zip(b).map(|(a, b)| (i64::from(*a) - 128) * (i64::from(*b) - 128)).sum();
+                for kernel in Kernel::all() {
+                    let found = kernel.run(Codes(&blocks(a), &blocks(b), &query(b)));
+                    assert_eq!(found.map(i64::from), [plain; 2], "{} on {length} blocks", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_multiplies_4_bit_codes_exactly() {
+        for length in 1..10 {
+            let (row, numbers) = (bytes(5, length * BLOCK), codes(6, 2 * length * BLOCK));
+            for row in [row, vec![0; length * BLOCK], vec![0xff; length * BLOCK]] {
+                let mut plain = 0;
+                for (i, byte) in row.iter().enumerate() {
+                    let (block, place) = (i / BLOCK, i % BLOCK);
+                    for (half, code) in [byte & 15, byte >> 4].into_iter().enumerate() {
+                        plain += (2 * i32::from(code) - 15) * (i32::from(numbers[(2 * block + half) * BLOCK + place]) - 128);
+                    }
+                }
+                for kernel in Kernel::all() {
+                    assert_eq!(kernel.run(Nibbles(&blocks(&row), &query(&numbers))), plain, "{} on {length} blocks", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_floats_of_every_bit_pattern_are_read_as_the_processor_reads_them() {
+        for kernel in Kernel::all() {
+            for half in (0..=u16::MAX).filter(|half| half & 0x7c00 != 0x7c00) {
+                let [.., found] = kernel.run(Floats(&[1.0], &[0.0], &[half]));
+                // A sum never ends at -0.
+                assert_eq!(found.to_bits(), (portable::f16_to_f32(half) + 0.0).to_bits(), "{half:#x} by {}", kernel.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The kernels on AVX-512 (with VNNI) and on AVX2.
+//!
+//! Everything that holds an intrinsic is `#[inline(always)]`: it is compiled inside [`Avx512::run`] or [`Avx2::run`], which
+//! enable the instructions. A function with `#[target_feature]` of its own would not be inlined into generic code.
+
+use std::arch::is_x86_feature_detected;
+#[allow(clippy::wildcard_imports, reason = "dozens of intrinsics, each with its own prefix")]
+use std::arch::x86_64::*;
+
+use super::{BLOCK, Block, ByteQuery, Isa, Work};
+
+/// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+/// Proof that the processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        (has && Avx2::detect().is_some()).then_some(Self(()))
+    }
+
+    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,popcnt,bmi1,bmi2")]
+        fn enabled<W: Work>(isa: Avx512, work: W) -> W::Output {
+            work.run(isa)
+        }
+        // SAFETY: `self` exists, so `detect` found these; popcnt and bmi came to processors long before AVX-512.
+        unsafe { enabled(self, work) }
+    }
+}
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2");
+        has.then_some(Self(()))
+    }
+
+    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2")]
+        fn enabled<W: Work>(isa: Avx2, work: W) -> W::Output {
+            work.run(isa)
+        }
+        // SAFETY: `self` exists, so `detect` found these.
+        unsafe { enabled(self, work) }
+    }
+}
+
+/// As [`super::fold`]: the upper half is added to the lower one until one number is left.
+///
+/// # Safety
+/// The processor has AVX.
+#[inline(always)]
+unsafe fn fold_256(sums: __m256) -> f32 {
+    // SAFETY: as above.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// # Safety
+/// The processor has AVX-512 F and DQ.
+#[inline(always)]
+unsafe fn fold_512(sums: __m512) -> f32 {
+    // SAFETY: as above.
+    unsafe { fold_256(_mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps::<1>(sums))) }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn sum_256(sums: __m256i) -> i32 {
+    // SAFETY: as above.
+    unsafe {
+        let four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+    }
+}
+
+/// # Safety
+/// The processor has SSE; any address may be prefetched.
+#[inline(always)]
+unsafe fn prefetch_lines<T>(row: &[T], lines: usize) {
+    for line in 0..lines {
+        // SAFETY: as above; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().wrapping_add(line * BLOCK)) };
+    }
+}
+
+/// The sixteen lanes of a loop over two slices; `$term` is one step for them, masked at the end.
+macro_rules! sum_512 {
+    ($a:ident, $b:ident, |$x:ident, $y:ident| $term:expr) => {{
+        let length = $a.len().min($b.len());
+        // SAFETY: the proof of the instructions is `self`; reads stay below `length`, masked in the last step.
+        unsafe {
+            let mut sums = _mm512_setzero_ps();
+            let mut i = 0;
+            while i + 16 <= length {
+                let $x = _mm512_loadu_ps($a.as_ptr().add(i));
+                let $y = _mm512_loadu_ps($b.as_ptr().add(i));
+                sums = _mm512_add_ps(sums, $term);
+                i += 16;
+            }
+            if i < length {
+                let mask = (1u16 << (length - i)) - 1;
+                let $x = _mm512_maskz_loadu_ps(mask, $a.as_ptr().add(i));
+                let $y = _mm512_maskz_loadu_ps(mask, $b.as_ptr().add(i));
+                sums = _mm512_add_ps(sums, $term);
+            }
+            fold_512(sums)
+        }
+    }};
+}
+
+impl Isa for Avx512 {
+    #[inline(always)]
+    fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        sum_512!(a, b, |x, y| _mm512_mul_ps(x, y))
+    }
+
+    #[inline(always)]
+    fn squared_euclid(self, a: &[f32], b: &[f32]) -> f32 {
+        sum_512!(a, b, |x, y| {
+            let difference = _mm512_sub_ps(x, y);
+            _mm512_mul_ps(difference, difference)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_f16(self, query: &[f32], row: &[u16]) -> f32 {
+        let length = query.len().min(row.len());
+        // SAFETY: the proof of the instructions is `self`; reads stay below `length`, masked in the last step.
+        unsafe {
+            let mut sums = _mm512_setzero_ps();
+            let mut i = 0;
+            while i + 16 <= length {
+                let y = _mm512_cvtph_ps(_mm256_loadu_si256(row.as_ptr().add(i).cast()));
+                sums = _mm512_add_ps(sums, _mm512_mul_ps(_mm512_loadu_ps(query.as_ptr().add(i)), y));
+                i += 16;
+            }
+            if i < length {
+                let mask = (1u16 << (length - i)) - 1;
+                let y = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row.as_ptr().add(i).cast()));
+                sums = _mm512_add_ps(sums, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, query.as_ptr().add(i)), y));
+            }
+            fold_512(sums)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i8(self, row: &[Block], query: &ByteQuery) -> i32 {
+        let blocks = row.len().min(query.numbers.len());
+        // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.
+        unsafe {
+            let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            let (row, query) = (row.as_ptr().cast::<__m512i>(), query.numbers.as_ptr().cast::<__m512i>());
+            let mut i = 0;
+            while i + 2 <= blocks {
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(row.add(i)), _mm512_load_si512(query.add(i)));
+                odd = _mm512_dpbusd_epi32(odd, _mm512_load_si512(row.add(i + 1)), _mm512_load_si512(query.add(i + 1)));
+                i += 2;
+            }
+            if i < blocks {
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(row.add(i)), _mm512_load_si512(query.add(i)));
+            }
+            _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd))
+        }
+        .wrapping_sub(query.sum.wrapping_mul(128))
+    }
+
+    #[inline(always)]
+    fn dot_rows(self, a: &[Block], b: &[Block], b_sum: i32) -> i32 {
+        let blocks = a.len().min(b.len());
+        // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.
+        unsafe {
+            let turn = _mm512_set1_epi8(-128);
+            let mut sums = _mm512_setzero_si512();
+            for i in 0..blocks {
+                let a = _mm512_load_si512(a.as_ptr().add(i).cast());
+                let b = _mm512_xor_si512(turn, _mm512_load_si512(b.as_ptr().add(i).cast()));
+                sums = _mm512_dpbusd_epi32(sums, a, b);
+            }
+            _mm512_reduce_add_epi32(sums)
+        }
+        .wrapping_sub(b_sum.wrapping_mul(128))
+    }
+
+    #[inline(always)]
+    fn dot_i4(self, row: &[Block], query: &ByteQuery) -> i32 {
+        let blocks = row.len().min(query.numbers.len() / 2);
+        // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.
+        let sum = unsafe {
+            let low_half = _mm512_set1_epi8(15);
+            let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            let query = query.numbers.as_ptr().cast::<__m512i>();
+            for i in 0..blocks {
+                let codes = _mm512_load_si512(row.as_ptr().add(i).cast());
+                low = _mm512_dpbusd_epi32(low, _mm512_and_si512(codes, low_half), _mm512_load_si512(query.add(2 * i)));
+                let codes = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low_half);
+                high = _mm512_dpbusd_epi32(high, codes, _mm512_load_si512(query.add(2 * i + 1)));
+            }
+            _mm512_reduce_add_epi32(_mm512_add_epi32(low, high))
+        };
+        2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, row: &[T], lines: usize) {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { prefetch_lines(row, lines) }
+    }
+}
+
+/// As [`sum_512`], in two registers of eight lanes.
+macro_rules! sum_256 {
+    ($a:ident, $b:ident, |$x:ident, $y:ident| $term:expr) => {{
+        let length = $a.len().min($b.len());
+        // SAFETY: the proof of the instructions is `self`; reads stay below `length`, the last step reads copies.
+        unsafe {
+            let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            let mut step = |a: *const f32, b: *const f32| {
+                let ($x, $y) = (_mm256_loadu_ps(a), _mm256_loadu_ps(b));
+                low = _mm256_add_ps(low, $term);
+                let ($x, $y) = (_mm256_loadu_ps(a.add(8)), _mm256_loadu_ps(b.add(8)));
+                high = _mm256_add_ps(high, $term);
+            };
+            let mut i = 0;
+            while i + 16 <= length {
+                step($a.as_ptr().add(i), $b.as_ptr().add(i));
+                i += 16;
+            }
+            if i < length {
+                let (mut a, mut b) = ([0.0; 16], [0.0; 16]);
+                a[..length - i].copy_from_slice(&$a[i..length]);
+                b[..length - i].copy_from_slice(&$b[i..length]);
+                step(a.as_ptr(), b.as_ptr());
+            }
+            fold_256(_mm256_add_ps(low, high))
+        }
+    }};
+}
+
+/// Σ of the products of 32 pairs of signed bytes within ±127, in eight lanes.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn products_256(a: __m256i, b: __m256i) -> __m256i {
+    // The instruction wants one side unsigned: |a| and b with the sign of a. Two products are at most 2 × 127², which fits i16.
+    // SAFETY: as above.
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a)), _mm256_set1_epi16(1)) }
+}
+
+impl Isa for Avx2 {
+    #[inline(always)]
+    fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        sum_256!(a, b, |x, y| _mm256_mul_ps(x, y))
+    }
+
+    #[inline(always)]
+    fn squared_euclid(self, a: &[f32], b: &[f32]) -> f32 {
+        sum_256!(a, b, |x, y| {
+            let difference = _mm256_sub_ps(x, y);
+            _mm256_mul_ps(difference, difference)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_f16(self, query: &[f32], row: &[u16]) -> f32 {
+        let length = query.len().min(row.len());
+        // SAFETY: the proof of the instructions is `self`; reads stay below `length`, the last step reads copies.
+        unsafe {
+            let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            let mut step = |query: *const f32, row: *const u16| {
+                let halves = _mm256_cvtph_ps(_mm_loadu_si128(row.cast()));
+                low = _mm256_add_ps(low, _mm256_mul_ps(_mm256_loadu_ps(query), halves));
+                let halves = _mm256_cvtph_ps(_mm_loadu_si128(row.add(8).cast()));
+                high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(query.add(8)), halves));
+            };
+            let mut i = 0;
+            while i + 16 <= length {
+                step(query.as_ptr().add(i), row.as_ptr().add(i));
+                i += 16;
+            }
+            if i < length {
+                let (mut a, mut b) = ([0.0; 16], [0; 16]);
+                a[..length - i].copy_from_slice(&query[i..length]);
+                b[..length - i].copy_from_slice(&row[i..length]);
+                step(a.as_ptr(), b.as_ptr());
+            }
+            fold_256(_mm256_add_ps(low, high))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i8(self, row: &[Block], query: &ByteQuery) -> i32 {
+        let halves = 2 * row.len().min(query.numbers.len());
+        // SAFETY: the proof of the instructions is `self`; half a block is 32 bytes, aligned, and below both lengths.
+        unsafe {
+            let turn = _mm256_set1_epi8(-128);
+            let mut sums = _mm256_setzero_si256();
+            for i in 0..halves {
+                let codes = _mm256_xor_si256(turn, _mm256_load_si256(row.as_ptr().cast::<__m256i>().add(i)));
+                let numbers = _mm256_load_si256(query.numbers.as_ptr().cast::<__m256i>().add(i));
+                sums = _mm256_add_epi32(sums, products_256(codes, numbers));
+            }
+            sum_256(sums)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_rows(self, a: &[Block], b: &[Block], _b_sum: i32) -> i32 {
+        let halves = 2 * a.len().min(b.len());
+        // SAFETY: the proof of the instructions is `self`; half a block is 32 bytes, aligned, and below both lengths.
+        unsafe {
+            let turn = _mm256_set1_epi8(-128);
+            let mut sums = _mm256_setzero_si256();
+            for i in 0..halves {
+                let a = _mm256_xor_si256(turn, _mm256_load_si256(a.as_ptr().cast::<__m256i>().add(i)));
+                let b = _mm256_xor_si256(turn, _mm256_load_si256(b.as_ptr().cast::<__m256i>().add(i)));
+                sums = _mm256_add_epi32(sums, products_256(a, b));
+            }
+            sum_256(sums)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i4(self, row: &[Block], query: &ByteQuery) -> i32 {
+        let blocks = row.len().min(query.numbers.len() / 2);
+        // SAFETY: the proof of the instructions is `self`; half a block is 32 bytes, aligned, and below both lengths. A code is
+        // at most 15, so two products fit i16.
+        let sum = unsafe {
+            let (low_half, one) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+            let mut sums = _mm256_setzero_si256();
+            let query = query.numbers.as_ptr().cast::<__m256i>();
+            for i in 0..2 * blocks {
+                let codes = _mm256_load_si256(row.as_ptr().cast::<__m256i>().add(i));
+                let place = 4 * (i / 2) + i % 2;
+                let low = _mm256_maddubs_epi16(_mm256_and_si256(codes, low_half), _mm256_load_si256(query.add(place)));
+                let codes = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low_half);
+                let high = _mm256_maddubs_epi16(codes, _mm256_load_si256(query.add(place + 2)));
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_add_epi16(low, high), one));
+            }
+            sum_256(sums)
+        };
+        2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, row: &[T], lines: usize) {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { prefetch_lines(row, lines) }
+    }
+}

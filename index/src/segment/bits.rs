@@ -1,0 +1,108 @@
+//! A set of rows, one bit each.
+
+use super::Row;
+
+/// Rows of a segment that may be answered: those that live, or pass a filter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Bits {
+    words: Vec<u64>,
+    ones: usize,
+}
+
+impl Bits {
+    /// None of `rows` rows.
+    pub(crate) fn none(rows: usize) -> Self {
+        Self { words: vec![0; rows.div_ceil(64)], ones: 0 }
+    }
+
+    /// All of `rows` rows.
+    pub(crate) fn all(rows: usize) -> Self {
+        let mut bits = Self { words: vec![u64::MAX; rows.div_ceil(64)], ones: rows };
+        if let Some(last) = bits.words.last_mut().filter(|_| !rows.is_multiple_of(64)) {
+            *last = (1 << (rows % 64)) - 1;
+        }
+        bits
+    }
+
+    /// Rows past the end are not in the set.
+    #[inline(always)]
+    pub(crate) fn contains(&self, row: Row) -> bool {
+        self.words.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+
+    /// Was it new? The row must be one of those the set was made for.
+    pub(crate) fn insert(&mut self, row: Row) -> bool {
+        let word = &mut self.words[row as usize / 64];
+        let new = *word >> (row % 64) & 1 == 0;
+        *word |= 1 << (row % 64);
+        self.ones += usize::from(new);
+        new
+    }
+
+    /// Was it there?
+    pub(crate) fn remove(&mut self, row: Row) -> bool {
+        let Some(word) = self.words.get_mut(row as usize / 64) else { return false };
+        let there = *word >> (row % 64) & 1 == 1;
+        *word &= !(1 << (row % 64));
+        self.ones -= usize::from(there);
+        there
+    }
+
+    /// Rows in the set.
+    pub(crate) fn count(&self) -> usize {
+        self.ones
+    }
+
+    /// Keeps the rows that are in `other` too.
+    pub(crate) fn intersect(&mut self, other: &Self) {
+        let others = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter_mut().zip(others).for_each(|(word, other)| *word &= other);
+        self.ones = self.words.iter().map(|word| word.count_ones() as usize).sum();
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Row> + '_ {
+        self.words.iter().enumerate().flat_map(|(i, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros();
+                rest &= rest.wrapping_sub(1);
+                (bit < 64).then_some(i as Row * 64 + bit)
+            })
+        })
+    }
+}
+
+impl FromIterator<Row> for Bits {
+    fn from_iter<T: IntoIterator<Item = Row>>(rows: T) -> Self {
+        let mut bits = Self::default();
+        for row in rows {
+            if row as usize / 64 >= bits.words.len() {
+                bits.words.resize(row as usize / 64 + 1, 0);
+            }
+            bits.insert(row);
+        }
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_rows_counts_and_lists_what_it_holds() {
+        for rows in [0, 1, 63, 64, 65, 200] {
+            let mut bits = Bits::all(rows);
+            assert_eq!((bits.count(), bits.iter().count(), bits.contains(rows as Row)), (rows, rows, false));
+            for row in (0..rows as Row).filter(|row| row % 3 == 0) {
+                assert!(bits.remove(row) && !bits.remove(row));
+            }
+            let expected: Vec<Row> = (0..rows as Row).filter(|row| row % 3 != 0).collect();
+            assert_eq!((bits.iter().collect::<Vec<_>>(), bits.count()), (expected.clone(), expected.len()));
+            let mut other: Bits = (0..rows as Row / 2).collect();
+            other.intersect(&bits);
+            assert!(other.iter().eq(expected.into_iter().filter(|row| *row < rows as Row / 2)));
+        }
+    }
+}

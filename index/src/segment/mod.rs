@@ -1,0 +1,325 @@
+//! A segment: rows that do not change any more, in one file that is searched where it is mapped.
+//!
+//! [`write`] makes one, [`Segment::open`] maps it. What was written is then only read: [`Segment::walk`] goes through its
+//! graph by codes and compares the best again by their full rows, [`Segment::scan`] compares all. A row that dies or does
+//! not pass a filter is not in the [`Bits`] a search brings along; nothing in the file says so.
+//!
+//! **What is checked when.** Opening checks the file's length and its header's hash against what the catalogue says, and
+//! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). It then checks
+//! each link, each row a node stands for and each list's bounds once, so that a walk need not. [`Segment::verify`] takes
+//! the hashes of all sections at any later time, beside searches. A fault in a large section that was not verified yet can
+//! misplace a row in an answer, never more: they hold numbers only.
+//!
+//! A mapped file must not be changed by others, and must not shrink: then the system ends the process (SIGBUS). The lock on
+//! the data folder is what keeps others out.
+
+mod bits;
+mod format;
+mod open;
+mod scan;
+mod walk;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use memmap2::Mmap;
+use uuid::Uuid;
+
+pub(crate) use bits::Bits;
+pub(crate) use write::write;
+
+use self::format::{Header, Kind};
+use crate::build::{Builder, Node};
+use crate::codes::{Codes, Factors, Frame};
+use crate::distance::Distance;
+use crate::error::{Error, Result};
+use crate::id::PointId;
+use crate::kernel::Block;
+use crate::large_pages::LargePages;
+
+/// Position of a row in a segment. Rows are in ascending order of their slots.
+pub(crate) type Row = u32;
+
+/// Set in a node's row: the node has further rows.
+const FURTHER: u32 = 1 << 31;
+
+/// Rows to make a segment of. All columns have one length.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentInput {
+    pub(crate) distance: Distance,
+    /// Dimensions.
+    pub(crate) size: usize,
+    /// Ascending.
+    pub(crate) slots: Vec<u64>,
+    pub(crate) points: Vec<u32>,
+    pub(crate) ids: Vec<PointId>,
+    /// Rows × dimensions, as they are stored: finite; under Cosine of length one, or zero.
+    pub(crate) vectors: Vec<f32>,
+}
+
+impl SegmentInput {
+    fn check(&self) {
+        let rows = self.slots.len();
+        assert!(
+            self.points.len() == rows && self.ids.len() == rows && self.vectors.len() == rows * self.size,
+            "all columns have one length"
+        );
+        assert!(self.slots.is_sorted_by(|a, b| a < b), "slots ascend");
+        assert!(rows < FURTHER as usize, "a segment holds fewer than 2^31 rows");
+    }
+
+    fn vector(&self, row: Row) -> &[f32] {
+        &self.vectors[row as usize * self.size..][..self.size]
+    }
+}
+
+/// How to make a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentParams {
+    /// Links a node keeps on the upper layers; twice as many on layer 0. From 2 to 127.
+    pub(crate) m: usize,
+    /// Candidates kept while building.
+    pub(crate) ef_construction: usize,
+    pub(crate) codes: Codes,
+    pub(crate) builder: Builder,
+    pub(crate) threads: usize,
+    pub(crate) seed: u64,
+}
+
+impl Default for SegmentParams {
+    fn default() -> Self {
+        Self { m: 16, ef_construction: 200, codes: Codes::Int8, builder: Builder::Own, threads: 1, seed: 1 }
+    }
+}
+
+/// Tells a segment's file from every other: what the catalogue keeps of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Bytes of the file.
+    pub(crate) len: u64,
+    /// Of its header, which holds the hashes of all else.
+    pub(crate) hash: u128,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentSummary {
+    pub(crate) stamp: Stamp,
+    pub(crate) rows: usize,
+    /// Distinct vectors in the graph.
+    pub(crate) nodes: usize,
+    /// Nodes that could not be reached before the graph was repaired.
+    pub(crate) orphans: usize,
+}
+
+/// What opening hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verify {
+    /// Every section.
+    Eager,
+    /// All but codes, factors and vectors.
+    LinksOnly,
+}
+
+/// A row and how near it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scored {
+    /// [`Distance::score`] turned so that larger is nearer, bit for bit.
+    pub(crate) nearness: f32,
+    pub(crate) row: Row,
+}
+
+/// What a segment is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentStats {
+    pub(crate) rows: usize,
+    /// Distinct vectors in the graph.
+    pub(crate) nodes: usize,
+    /// Nodes that could not be reached before the graph was repaired.
+    pub(crate) orphans: usize,
+    /// Rows that are scanned beside the graph.
+    pub(crate) side: usize,
+    /// Links of a node on layer 0, in the mean.
+    pub(crate) mean_degree: f64,
+    pub(crate) codes: Codes,
+    pub(crate) builder: Builder,
+    /// Bytes by section.
+    pub(crate) sections: Vec<(&'static str, usize)>,
+    pub(crate) file_bytes: usize,
+    /// Bytes that a walk reads all over: node rows, links, codes, factors. The rest is read for the rows found.
+    pub(crate) walked_bytes: usize,
+}
+
+/// A segment, mapped.
+pub(crate) struct Segment {
+    path: PathBuf,
+    map: Mmap,
+    header: Header,
+    frame: Frame,
+    /// By layer, where its nodes begin in the section of starts.
+    layer_starts: Vec<usize>,
+    /// A copy of what walks read all over, on large pages.
+    resident: OnceLock<LargePages>,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("path", &self.path).field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+/// What bytes of a file may be read as.
+///
+/// # Safety
+/// Any bytes are a value of the type, and none of its bytes are padding.
+unsafe trait Plain: Copy {}
+
+// SAFETY: a number.
+unsafe impl Plain for u8 {}
+// SAFETY: a number.
+unsafe impl Plain for u16 {}
+// SAFETY: a number.
+unsafe impl Plain for u32 {}
+// SAFETY: a number.
+unsafe impl Plain for u64 {}
+// SAFETY: a number; every pattern of bits is some f32.
+unsafe impl Plain for f32 {}
+// SAFETY: 64 bytes, aligned to 64.
+unsafe impl Plain for Block {}
+// SAFETY: two f32, laid out as in C.
+unsafe impl Plain for Factors {}
+// SAFETY: numbers.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+impl Segment {
+    fn section<T: Plain>(&self, kind: Kind) -> &[T] {
+        let range = self.header.section(kind).range();
+        let copy = self.resident.get().filter(|_| Kind::WALKED.contains(&kind));
+        let bytes = match copy {
+            Some(copy) => &copy[range.start - self.resident_start()..range.end - self.resident_start()],
+            None => &self.map[range],
+        };
+        // SAFETY: `Plain` allows any bytes; `align_to` sees to the alignment.
+        let (before, values, after) = unsafe { bytes.align_to::<T>() };
+        debug_assert!(before.is_empty() && after.is_empty(), "sections are aligned, and of whole values");
+        values
+    }
+
+    /// Where in the file the copy of what is walked begins: at a multiple of a large page, so that alignment is kept.
+    fn resident_start(&self) -> usize {
+        let first = self.header.section(Kind::WALKED[0]).offset;
+        first - first % (2 << 20)
+    }
+
+    /// Copies what walks read all over (links, codes, and what lies between) from the file's pages to large pages. Walks
+    /// are faster afterwards; until then they read the file. It may run beside searches, as may [`Self::verify`] before it.
+    ///
+    /// # Errors
+    /// The memory cannot be had. Walks go on reading the file.
+    pub(crate) fn load(&self) -> Result<()> {
+        let (start, end) = (self.resident_start(), self.header.section(Kind::WALKED[Kind::WALKED.len() - 1]).range().end);
+        if self.header.nodes() == 0 || self.resident.get().is_some() {
+            return Ok(());
+        }
+        let mut copy = LargePages::new(end - start).map_err(|source| Error::io("get memory for", &self.path, source))?;
+        let first = self.header.section(Kind::WALKED[0]).offset;
+        copy[first - start..].copy_from_slice(&self.map[first..end]);
+        // Another thread may have been first.
+        let _ = self.resident.set(copy);
+        Ok(())
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.header.rows
+    }
+
+    pub(crate) fn distance(&self) -> Distance {
+        self.header.distance
+    }
+
+    /// Dimensions.
+    pub(crate) fn size(&self) -> usize {
+        self.header.size
+    }
+
+    /// Can it be walked?
+    pub(crate) fn has_graph(&self) -> bool {
+        self.header.distance != Distance::Manhattan
+    }
+
+    /// By row, ascending.
+    pub(crate) fn slots(&self) -> &[u64] {
+        self.section(Kind::Slots)
+    }
+
+    pub(crate) fn row_of(&self, slot: u64) -> Option<Row> {
+        self.slots().binary_search(&slot).ok().map(|row| row as Row)
+    }
+
+    /// By row.
+    pub(crate) fn points(&self) -> &[u32] {
+        self.section(Kind::Points)
+    }
+
+    pub(crate) fn point(&self, row: Row) -> u32 {
+        self.points()[row as usize]
+    }
+
+    pub(crate) fn id(&self, row: Row) -> PointId {
+        let row = row as usize;
+        if self.header.id_width == 8 {
+            return PointId::Num(self.section::<u64>(Kind::Ids)[row]);
+        }
+        let id = self.section::<[u8; 16]>(Kind::Ids)[row];
+        match self.section::<u8>(Kind::IdKinds)[row / 8] >> (row % 8) & 1 {
+            1 => PointId::Uuid(Uuid::from_bytes(id)),
+            _ => PointId::Num(u128::from_le_bytes(id) as u64),
+        }
+    }
+
+    pub(crate) fn vector(&self, row: Row) -> &[f32] {
+        &self.section::<f32>(Kind::Vectors)[row as usize * self.header.size..][..self.header.size]
+    }
+
+    fn further_rows(&self, node: Node) -> &[[u32; 2]] {
+        let further = self.section::<[u32; 2]>(Kind::FurtherRows);
+        let from = further.partition_point(|[other, _]| *other < node);
+        let count = further[from..].partition_point(|[other, _]| *other == node);
+        &further[from..from + count]
+    }
+
+    pub(crate) fn stats(&self) -> SegmentStats {
+        let bytes = |kind| self.header.section(kind).length;
+        let nodes = self.header.nodes();
+        let links = self.section::<u32>(Kind::Starts)[nodes];
+        SegmentStats {
+            rows: self.rows(),
+            nodes,
+            orphans: self.header.orphans,
+            side: bytes(Kind::Side) / 4,
+            mean_degree: if nodes == 0 { 0.0 } else { f64::from(links) / nodes as f64 },
+            codes: self.header.codes,
+            builder: self.header.builder,
+            sections: Kind::ALL.into_iter().map(|kind| (kind.name(), bytes(kind))).collect(),
+            file_bytes: self.map.len(),
+            walked_bytes: [Kind::NodeRows, Kind::Starts, Kind::Links, Kind::Codes, Kind::Factors].into_iter().map(bytes).sum(),
+        }
+    }
+}
+
+/// Nearest first, ties by id; then cut to `want`. A row that was found twice stays once.
+fn rank(segment: &Segment, mut found: Vec<Scored>, want: usize) -> Vec<Scored> {
+    found.sort_unstable_by(|a, b| {
+        let by_id = || segment.id(a.row).cmp(&segment.id(b.row)).then(a.row.cmp(&b.row));
+        b.nearness.total_cmp(&a.nearness).then_with(by_id)
+    });
+    found.dedup_by_key(|scored| scored.row);
+    found.truncate(want);
+    found
+}
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Mapping a segment, and believing none of it before it is checked.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use memmap2::Mmap;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::format::{FORMAT, HEADER, Header, Kind, Refused, header_hash};
+use super::{FURTHER, Segment, Stamp, Verify};
+use crate::build::MOST_LINKS;
+use crate::codes::Frame;
+use crate::error::{Error, Result};
+
+impl Segment {
+    /// Maps the segment at `path`, which must be the one that `stamp` was made of. Fails with [`Error::DamagedSegment`] on
+    /// whatever is not as it was written, and with [`Error::Format`] on what a newer build wrote.
+    pub(crate) fn open(path: &Path, stamp: &Stamp, verify: Verify) -> Result<Self> {
+        let damaged = |section: &'static str, reason: String| Error::DamagedSegment { path: path.to_owned(), section, reason };
+        let io = |action| move |source| Error::io(action, path, source);
+        let file = File::open(path).map_err(io("open"))?;
+        let len = file.metadata().map_err(io("read"))?.len();
+        if len < HEADER as u64 {
+            return Err(damaged("header", format!("the file has only {len} bytes")));
+        }
+        // SAFETY: nobody changes a segment once it has its name, and the folder is locked against other processes.
+        let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
+        let bytes: &[u8; HEADER] = map.first_chunk().ok_or_else(|| damaged("header", "the file has shrunk".to_owned()))?;
+        let header = Header::decode(bytes, map.len()).map_err(|refused| match refused {
+            Refused::Newer(found) => Error::Format { path: path.to_owned(), found, supported: FORMAT },
+            Refused::Damaged(reason) => damaged("header", reason),
+        })?;
+        if (Stamp { len, hash: header_hash(bytes) }) != *stamp {
+            return Err(damaged("header", "this is another segment than the catalogue names".to_owned()));
+        }
+        let mut layer_starts = Vec::new();
+        let mut lists = 0;
+        for nodes in &header.layers {
+            layer_starts.push(lists);
+            lists += *nodes as usize;
+        }
+        let frame = Frame { centre: Vec::new(), unit: header.unit };
+        let mut segment = Self { path: path.to_owned(), map, header, frame, layer_starts, resident: OnceLock::new() };
+        for kind in Kind::ALL {
+            let large = matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
+            if verify == Verify::Eager || !large {
+                segment.verify_section(kind)?;
+            }
+        }
+        segment.check_structure().map_err(|(kind, reason)| damaged(kind.name(), reason))?;
+        segment.frame.centre = segment.section::<f32>(Kind::Centre).to_vec();
+        Ok(segment)
+    }
+
+    /// Hashes every section. It may run beside searches.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let bytes = self.map.first_chunk().expect("a segment has a header");
+        if header_hash(bytes) != xxh3_128(&bytes[..HEADER - 16]) {
+            return Err(self.damaged("header", "its hash is wrong".to_owned()));
+        }
+        Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))
+    }
+
+    fn verify_section(&self, kind: Kind) -> Result<()> {
+        if xxh3_128(&self.map[self.header.span(kind, self.map.len())]) == self.header.section(kind).hash {
+            return Ok(());
+        }
+        Err(self.damaged(kind.name(), "its hash is wrong".to_owned()))
+    }
+
+    fn damaged(&self, section: &'static str, reason: String) -> Error {
+        Error::DamagedSegment { path: self.path.clone(), section, reason }
+    }
+
+    /// What a search relies on without looking: bounds of lists, links, rows. The hashes say that this is what was written,
+    /// these checks that it can be used.
+    fn check_structure(&self) -> Result<(), (Kind, String)> {
+        let (rows, nodes) = (self.header.rows, self.header.nodes());
+        let starts = self.section::<u32>(Kind::Starts);
+        let links = self.section::<u8>(Kind::Links);
+        let width = self.header.link_width;
+        let total = (links.len() - 4) / width;
+        if starts[0] != 0 || starts[starts.len() - 1] as usize != total {
+            return Err((Kind::Starts, format!("they do not cover the {total} links")));
+        }
+        if let Some(node) = starts.windows(2).position(|pair| pair[1] < pair[0] || (pair[1] - pair[0]) as usize > MOST_LINKS) {
+            return Err((Kind::Starts, format!("list {node} ends before it starts, or is too long")));
+        }
+        for (layer, (first, nodes)) in self.layer_starts.iter().zip(&self.header.layers).enumerate() {
+            let list = |i: usize| starts[first + i] as usize * width;
+            let links = &links[list(0)..list(*nodes as usize)];
+            let largest = match width {
+                2 => links.as_chunks::<2>().0.iter().map(|link| u32::from(u16::from_le_bytes(*link))).max(),
+                3 => links.as_chunks::<3>().0.iter().map(|[a, b, c]| u32::from_le_bytes([*a, *b, *c, 0])).max(),
+                _ => links.as_chunks::<4>().0.iter().map(|link| u32::from_le_bytes(*link)).max(),
+            };
+            if let Some(link) = largest.filter(|link| link >= nodes) {
+                return Err((Kind::Links, format!("layer {layer} has {nodes} nodes and a link to node {link}")));
+            }
+        }
+        if let Some(row) = self.section::<u32>(Kind::NodeRows).iter().find(|row| (**row & !FURTHER) as usize >= rows) {
+            return Err((Kind::NodeRows, format!("there is no row {}", row & !FURTHER)));
+        }
+        let further = self.section::<[u32; 2]>(Kind::FurtherRows);
+        if !further.is_sorted() || further.iter().any(|[node, row]| *node as usize >= nodes || *row as usize >= rows) {
+            return Err((Kind::FurtherRows, "they are out of order or name rows that are not there".to_owned()));
+        }
+        if let Some(row) = self.section::<u32>(Kind::Side).iter().find(|row| **row as usize >= rows) {
+            return Err((Kind::Side, format!("there is no row {row}")));
+        }
+        if !self.slots().is_sorted_by(|a, b| a < b) {
+            return Err((Kind::Slots, "they do not ascend".to_owned()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! Segments against an exact search, and against damage.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use uuid::Uuid;
+
+use super::{Bits, Row, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
+use crate::build::Builder;
+use crate::build::tests::clustered;
+use crate::codes::Codes;
+use crate::distance::Distance;
+use crate::error::Error;
+use crate::id::PointId;
+
+const ALL_CODES: [Codes; 4] = [Codes::F32, Codes::F16, Codes::Int8, Codes::Int4];
+const DISTANCES: [Distance; 3] = [Distance::Cosine, Distance::Dot, Distance::Euclid];
+
+fn normalised(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|x| *x /= length);
+    vector
+}
+
+/// Slots are even numbers, points count down, every third id is a UUID.
+fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
+    let vectors: Vec<Vec<f32>> = match distance {
+        Distance::Cosine => vectors
+            .iter()
+            .map(|vector| if vector.iter().all(|x| *x == 0.0) { vector.clone() } else { normalised(vector.clone()) })
+            .collect(),
+        _ => vectors.to_vec(),
+    };
+    let rows = vectors.len() as u64;
+    SegmentInput {
+        distance,
+        size: vectors[0].len(),
+        slots: (0..rows).map(|row| 2 * row).collect(),
+        points: (0..rows as u32).rev().collect(),
+        ids: (0..rows)
+            .map(|row| if row % 3 == 2 { PointId::Uuid(Uuid::from_u128(u128::from(rows - row))) } else { PointId::Num(row * 7 % rows) })
+            .collect(),
+        vectors: vectors.concat(),
+    }
+}
+
+const PARAMS: SegmentParams = SegmentParams { m: 8, ef_construction: 80, codes: Codes::Int8, builder: Builder::Own, threads: 2, seed: 1 };
+
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+fn write_and_open(folder: &Path, input: &SegmentInput, params: &SegmentParams) -> Segment {
+    let path = folder.join("segment");
+    let summary = write(&path, input, params, &never()).unwrap().unwrap();
+    Segment::open(&path, &summary.stamp, Verify::Eager).unwrap()
+}
+
+/// The plain answer.
+fn exact(input: &SegmentInput, query: &[f32], want: usize, accept: Option<&Bits>) -> Vec<Scored> {
+    let rows = (0..input.slots.len() as Row).filter(|row| accept.is_none_or(|accept| accept.contains(*row)));
+    let mut all: Vec<Scored> = rows.map(|row| Scored { nearness: input.distance.nearness(query, input.vector(row)), row }).collect();
+    all.sort_by(|a, b| b.nearness.total_cmp(&a.nearness).then(input.ids[a.row as usize].cmp(&input.ids[b.row as usize])));
+    all.truncate(want);
+    all
+}
+
+fn recall(segment: &Segment, input: &SegmentInput, queries: &[Vec<f32>], ef: usize, accept: Option<&Bits>) -> f64 {
+    let (mut found, mut wanted) = (0, 0);
+    for query in queries {
+        let expected = exact(input, query, 10, accept);
+        let answer = segment.walk(query, ef, 10, accept, usize::MAX).unwrap();
+        for scored in &answer {
+            assert_eq!(
+                scored.nearness.to_bits(),
+                input.distance.nearness(query, input.vector(scored.row)).to_bits(),
+                "scores are those of the full rows"
+            );
+            assert!(accept.is_none_or(|accept| accept.contains(scored.row)), "only accepted rows are answered");
+        }
+        assert!(answer.is_sorted_by(|a, b| a.nearness >= b.nearness));
+        // By score, not by row: a tie is no miss.
+        found += answer.iter().filter(|scored| scored.nearness >= expected[expected.len() - 1].nearness).count();
+        wanted += expected.len();
+    }
+    found as f64 / wanted as f64
+}
+
+#[test]
+fn a_walk_finds_nearly_what_an_exact_search_finds_with_all_codes_distances_and_builders() {
+    let mut vectors = clustered(1, 4050, 40);
+    let mut queries = vectors.split_off(4000);
+    for distance in DISTANCES {
+        let input = input(distance, &vectors);
+        if distance == Distance::Cosine {
+            queries = queries.into_iter().map(normalised).collect();
+        }
+        for (codes, builder) in ALL_CODES.map(|codes| (codes, Builder::Own)).into_iter().chain([(Codes::Int8, Builder::HnswRs)]) {
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, builder, ..PARAMS });
+            let recall = recall(&segment, &input, &queries, 100, None);
+            assert!(recall >= 0.97, "{distance:?} {codes:?} {builder:?}: recall@10 {recall}");
+        }
+    }
+}
+
+#[test]
+fn data_far_from_the_origin_or_of_extreme_scale_are_found_by_codes() {
+    for (far, scale) in [(1000.0, 1.0), (0.0, 1e-25), (0.0, 1e25)] {
+        let mut vectors: Vec<Vec<f32>> =
+            clustered(2, 2030, 24).iter().map(|vector| vector.iter().map(|x| (x + far) * scale).collect()).collect();
+        let queries = vectors.split_off(2000);
+        let input = input(Distance::Euclid, &vectors);
+        for codes in [Codes::F16, Codes::Int8, Codes::Int4] {
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+            let recall = recall(&segment, &input, &queries, 100, None);
+            assert!(recall >= 0.97, "{codes:?} at {far}, × {scale}: recall@10 {recall}");
+        }
+    }
+}
+
+#[test]
+fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
+    let mut vectors = clustered(3, 4030, 24);
+    let queries = vectors.split_off(4000);
+    let input = input(Distance::Euclid, &vectors);
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for codes in ALL_CODES {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+        for pass in [0.9, 0.5, 0.1, 0.02] {
+            let accept: Bits = (0..4000).filter(|_| random.random_bool(pass)).collect();
+            let recall = recall(&segment, &input, &queries, 80, Some(&accept));
+            assert!(recall >= 0.97, "{codes:?}, {pass} pass: recall@10 {recall}");
+        }
+        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000)), usize::MAX), Some(vec![]));
+        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000)), 1000), None, "it gives up past its budget");
+        assert_eq!(segment.walk(&queries[0], 50, 10, None, 20), None);
+    }
+}
+
+/// Lists that kept the nearest first filled up with links into their own cluster, and walks never came to others.
+#[test]
+fn dense_clusters_are_not_lost_to_a_walk() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut normal = || (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0;
+    let centres: Vec<Vec<f32>> = (0..40).map(|_| (0..24).map(|_| normal()).collect()).collect();
+    let mut vectors: Vec<Vec<f32>> = (0..8040).map(|i| centres[i % 40].iter().map(|x| x + 0.2 * normal()).collect()).collect();
+    let queries = vectors.split_off(8000);
+    let input = input(Distance::Euclid, &vectors);
+    let folder = tempfile::tempdir().unwrap();
+    let segment = write_and_open(folder.path(), &input, &SegmentParams { m: 16, ..PARAMS });
+    let recall = recall(&segment, &input, &queries, 60, None);
+    assert!(recall >= 0.97, "recall@10 {recall}");
+}
+
+#[test]
+fn a_scan_answers_exactly_with_ties_by_id() {
+    let mut vectors = clustered(4, 520, 19);
+    let queries = vectors.split_off(500);
+    vectors.extend(vectors.clone());
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for distance in [Distance::Cosine, Distance::Dot, Distance::Euclid, Distance::Manhattan] {
+        let input = input(distance, &vectors);
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_and_open(folder.path(), &input, &PARAMS);
+        let accept: Bits = (0..1000).filter(|_| random.random_bool(0.3)).collect();
+        for query in &queries {
+            for want in [0, 1, 3, 10, 200, 2000] {
+                assert_eq!(segment.scan(query, want, None), exact(&input, query, want, None));
+                assert_eq!(segment.scan(query, want, Some(&accept)), exact(&input, query, want, Some(&accept)));
+            }
+        }
+        assert_eq!(segment.walk(&queries[0], 10, 10, None, usize::MAX).is_none(), distance == Distance::Manhattan);
+    }
+}
+
+#[test]
+fn identical_vectors_share_a_node_and_hide_no_other() {
+    let mut vectors = clustered(5, 1000, 16);
+    let unique = vectors.len();
+    for copies in 0..5 {
+        vectors.extend(std::iter::repeat_n(vectors[copies * 100].clone(), 300));
+    }
+    let input = input(Distance::Euclid, &vectors);
+    let folder = tempfile::tempdir().unwrap();
+    let segment = write_and_open(folder.path(), &input, &PARAMS);
+    assert_eq!((segment.stats().nodes, segment.rows()), (unique, 2500));
+    for (row, vector) in vectors[..unique].iter().enumerate() {
+        let want = if row % 100 == 0 && row < 500 { 301 } else { 1 };
+        let answer = segment.walk(vector, 40, want, None, usize::MAX).unwrap();
+        assert_eq!(answer, exact(&input, vector, want, None), "row {row}");
+    }
+    // A node lives as long as one of its rows.
+    let last: Bits = [2499].into_iter().collect();
+    assert_eq!(segment.walk(&vectors[400], 40, 5, Some(&last), usize::MAX).unwrap(), exact(&input, &vectors[400], 5, Some(&last)));
+}
+
+#[test]
+fn zero_vectors_under_cosine_are_answered_beside_the_graph() {
+    let mut vectors = clustered(6, 300, 8);
+    for row in [0, 100, 299] {
+        vectors[row] = vec![0.0; 8];
+    }
+    let input = input(Distance::Cosine, &vectors);
+    let folder = tempfile::tempdir().unwrap();
+    let segment = write_and_open(folder.path(), &input, &PARAMS);
+    assert_eq!((segment.stats().nodes, segment.stats().side), (297, 3));
+    assert_eq!(segment.walk(&input.vectors[8..16], 300, 300, None, usize::MAX).unwrap(), exact(&input, &input.vectors[8..16], 300, None));
+    let zero = vec![0.0; 8];
+    assert_eq!(segment.walk(&zero, 300, 300, None, usize::MAX).unwrap().len(), 300);
+    let nothing_else = self::input(Distance::Cosine, &[zero.clone(), zero.clone()]);
+    let segment = write_and_open(folder.path(), &nothing_else, &PARAMS);
+    assert_eq!(segment.walk(&zero, 10, 10, None, usize::MAX).unwrap(), exact(&nothing_else, &zero, 10, None));
+}
+
+#[test]
+fn rows_keep_their_slots_points_ids_and_vectors() {
+    let vectors = clustered(7, 70, 5);
+    for uuids in [true, false] {
+        let mut input = input(Distance::Dot, &vectors);
+        if !uuids {
+            input.ids = (0..70).map(|row| PointId::Num(u64::MAX - row)).collect();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_and_open(folder.path(), &input, &PARAMS);
+        for row in 0..70 {
+            let place = row as usize;
+            assert_eq!(segment.row_of(input.slots[place]), Some(row));
+            assert_eq!(segment.row_of(input.slots[place] + 1), None);
+            assert_eq!((segment.id(row), segment.point(row)), (input.ids[place], input.points[place]));
+            assert_eq!(segment.vector(row), vectors[place]);
+        }
+        assert_eq!(segment.slots(), input.slots);
+    }
+}
+
+#[test]
+fn extreme_vectors_are_indexed_and_scored_finite() {
+    let mut vectors = clustered(8, 200, 6);
+    vectors[3] = vec![f32::MAX; 6];
+    vectors[4] = vec![-f32::MAX; 6];
+    vectors[5] = vec![1e-45; 6];
+    for distance in [Distance::Dot, Distance::Euclid, Distance::Manhattan] {
+        for codes in ALL_CODES {
+            let input = input(distance, &vectors);
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+            for query in &vectors[..10] {
+                assert_eq!(segment.scan(query, 200, None), exact(&input, query, 200, None));
+                if let Some(answer) = segment.walk(query, 200, 200, None, usize::MAX) {
+                    assert_eq!(answer.len(), 200, "{distance:?} {codes:?}");
+                    assert!(answer.iter().all(|scored| scored.nearness.is_finite()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_build_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = input(Distance::Euclid, &clustered(9, 100, 4));
+    for builder in [Builder::Own, Builder::HnswRs] {
+        let written = write(&folder.path().join("segment"), &input, &SegmentParams { builder, ..PARAMS }, &AtomicBool::new(true)).unwrap();
+        assert_eq!((written, std::fs::read_dir(folder.path()).unwrap().count()), (None, 0));
+    }
+}
+
+#[test]
+fn one_thread_and_one_seed_write_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = input(Distance::Cosine, &clustered(10, 500, 12));
+    let bytes = |name: &str| {
+        let path = folder.path().join(name);
+        write(&path, &input, &SegmentParams { threads: 1, ..PARAMS }, &never()).unwrap().unwrap();
+        std::fs::read(path).unwrap()
+    };
+    assert!(bytes("one") == bytes("two"));
+}
+
+fn small(folder: &Path) -> (Vec<u8>, SegmentSummary) {
+    let mut vectors = clustered(11, 60, 6);
+    vectors[7] = vectors[8].clone();
+    vectors[9] = vec![0.0; 6];
+    let path = folder.join("segment");
+    let summary = write(&path, &input(Distance::Cosine, &vectors), &PARAMS, &never()).unwrap().unwrap();
+    (std::fs::read(path).unwrap(), summary)
+}
+
+/// The section that opening blames.
+fn blamed(path: &Path, stamp: &Stamp, verify: Verify) -> Option<&'static str> {
+    match Segment::open(path, stamp, verify) {
+        Ok(_) => None,
+        Err(Error::DamagedSegment { section, .. }) => Some(section),
+        Err(Error::Format { .. }) => Some("format"),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn is_refused(path: &Path, bytes: &[u8], stamp: &Stamp) -> bool {
+    std::fs::write(path, bytes).unwrap();
+    blamed(path, stamp, Verify::LinksOnly).is_some()
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bytes, SegmentSummary { stamp, .. }) = small(folder.path());
+    let path = folder.path().join("segment");
+    assert_eq!(blamed(&path, &stamp, Verify::Eager), None);
+    // Never while the file is mapped.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let put = |place: usize, byte: u8| std::os::unix::fs::FileExt::write_all_at(&file, &[byte], place as u64).unwrap();
+    let mut sections = std::collections::BTreeSet::new();
+    for (place, byte) in bytes.iter().enumerate() {
+        put(place, byte ^ (1 << (place % 8)));
+        let section = blamed(&path, &stamp, Verify::Eager);
+        assert!(section.is_some(), "byte {place} was flipped unnoticed");
+        sections.extend(section);
+        // Lazily opened, it is either refused too or found by a later look; until then searches do no harm.
+        if let Ok(segment) = Segment::open(&path, &stamp, Verify::LinksOnly) {
+            let answer = segment.walk(&[0.5; 6], 20, 10, None, usize::MAX).unwrap();
+            assert!(answer.len() <= 10 && segment.scan(&[0.5; 6], 10, None).len() == 10);
+            assert!(matches!(segment.verify(), Err(Error::DamagedSegment { .. })), "byte {place}");
+        }
+        put(place, *byte);
+    }
+    for section in [
+        "header",
+        "format",
+        "slots",
+        "points",
+        "ids",
+        "id kinds",
+        "node rows",
+        "further rows",
+        "side",
+        "starts",
+        "links",
+        "centre",
+        "codes",
+        "factors",
+        "vectors",
+    ] {
+        assert!(sections.contains(section), "no flip was noticed in the {section}");
+    }
+}
+
+#[test]
+fn truncated_extended_and_foreign_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bytes, SegmentSummary { stamp, .. }) = small(folder.path());
+    let path = folder.path().join("damaged");
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    // From long to short, so that each is a cut of the one before.
+    let mut lengths = (0..bytes.len()).choose_multiple(&mut random, 2000);
+    lengths.extend([0, 4095, 4096, bytes.len() - 1]);
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    std::fs::write(&path, &bytes).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    for length in lengths {
+        file.set_len(length as u64).unwrap();
+        assert!(blamed(&path, &stamp, Verify::LinksOnly).is_some(), "cut to {length}");
+    }
+    assert!(is_refused(&path, &[bytes.as_slice(), &[0; 64]].concat(), &stamp));
+    assert!(is_refused(&path, &[0; 10_000], &stamp));
+    assert!(is_refused(&path, &(0..50_000).map(|_| random.random()).collect::<Vec<u8>>(), &stamp));
+    // Sound, but not the one: from another build.
+    let other = write(&path, &input(Distance::Cosine, &clustered(12, 60, 6)), &PARAMS, &never()).unwrap().unwrap();
+    assert_ne!(other.stamp, stamp);
+    assert!(matches!(Segment::open(&path, &stamp, Verify::LinksOnly), Err(Error::DamagedSegment { section: "header", .. })));
+}
+
+/// The hashes do not help against a build that wrote nonsense, or someone who computed them anew.
+#[test]
+fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
+    use super::format::{HEADER, Header, Kind, header_hash};
+    let folder = tempfile::tempdir().unwrap();
+    let (bytes, _) = small(folder.path());
+    let path = folder.path().join("damaged");
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let mut opened = 0;
+    for _ in 0..2000 {
+        let mut damaged = bytes.clone();
+        let mut header = Header::decode(bytes.first_chunk().unwrap(), bytes.len()).unwrap();
+        for _ in 0..random.random_range(1..4) {
+            let place = random.random_range(HEADER..bytes.len());
+            damaged[place] = random.random();
+        }
+        match random.random_range(0..8) {
+            0 => header.rows = random.random_range(0..100),
+            1 => header.layers[0] = random.random_range(0..100),
+            2 => header.size = random.random_range(0..20),
+            3 => header.link_width = random.random_range(0..6),
+            4 => header.sections[random.random_range(0..13)].length = random.random_range(0..5000),
+            5 => header.sections[random.random_range(0..13)].offset = random.random_range(0..1 << 40),
+            _ => (),
+        }
+        for kind in Kind::ALL {
+            let span = header.span(kind, damaged.len());
+            if let Some(span) = damaged.get(span) {
+                header.section_mut(kind).hash = xxhash_rust::xxh3::xxh3_128(span);
+            }
+        }
+        let encoded = header.encode();
+        damaged[..HEADER].copy_from_slice(&encoded);
+        std::fs::write(&path, &damaged).unwrap();
+        let stamp = Stamp { len: damaged.len() as u64, hash: header_hash(&encoded) };
+        if let Ok(segment) = Segment::open(&path, &stamp, Verify::Eager) {
+            opened += 1;
+            let query = vec![0.1; segment.size()];
+            segment.walk(&query, 20, 10, None, usize::MAX).unwrap();
+            segment.walk(&query, 20, 10, Some(&Bits::all(segment.rows())), usize::MAX).unwrap();
+            segment.scan(&query, 10, None);
+            assert!(
+                (0..segment.rows() as Row).all(|row| segment.id(row) == segment.id(row) && segment.vector(row).len() == segment.size())
+            );
+        }
+    }
+    assert!(opened > 100, "{opened} were opened and searched");
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut bytes, SegmentSummary { stamp, .. }) = small(folder.path());
+    bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
+    let path = folder.path().join("newer");
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(Segment::open(&path, &stamp, Verify::Eager), Err(Error::Format { found: 7, supported: 1, .. })));
+}
