@@ -22,8 +22,10 @@ mod config;
 mod database;
 mod distance;
 mod error;
+mod filter;
 mod graph;
 mod id;
+mod payload;
 mod point;
 mod rebuild;
 mod rows;
@@ -39,7 +41,12 @@ pub use config::{CollectionConfig, HnswParams, VectorParams};
 pub use database::FORMAT;
 pub use distance::Distance;
 pub use error::{Error, Result};
+pub use filter::{
+    Condition, Datetime, DatetimeRange, FieldBuilder, FieldCondition, Filter, GeoBoundingBox, GeoPoint, GeoPolygon, GeoRadius,
+    MAX_CONDITIONS, MAX_DEPTH, MAX_LISTED, Match, MinShould, Number, Predicate, Range, Scalar, Slice, Values, ValuesCount,
+};
 pub use id::PointId;
+pub use payload::{KeyPath, PayloadSelect, Tokenizer, TokenizerKind};
 pub use point::{Hit, Payload, Point, Record};
 pub use search::SearchRequest;
 pub use store::{Store, StoreOptions};
