@@ -39,6 +39,8 @@ pub enum Error {
     Limit,
     #[error("filter: {}{}{reason}", place, if place.is_empty() { "" } else { ": " })]
     Filter { place: String, reason: String },
+    #[error("payload key `{key}`: {reason}")]
+    PayloadIndex { key: String, reason: String },
     #[error("`{path}` is no path into a payload: {reason}")]
     KeyPath { path: String, reason: &'static str },
 

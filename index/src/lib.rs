@@ -46,7 +46,7 @@ pub use filter::{
     MAX_CONDITIONS, MAX_DEPTH, MAX_LISTED, Match, MinShould, Number, Predicate, Range, Scalar, Slice, Values, ValuesCount,
 };
 pub use id::PointId;
-pub use payload::{KeyPath, PayloadSelect, Tokenizer, TokenizerKind};
+pub use payload::{Direction, KeyPath, PayloadSchema, PayloadSelect, SchemaKind, StartFrom, Tokenizer, TokenizerKind};
 pub use point::{Hit, Payload, Point, Record};
 pub use search::SearchRequest;
 pub use store::{Store, StoreOptions};

@@ -123,11 +123,13 @@ impl GeoPolygon {
 
     pub(crate) fn bounds(&self) -> Vec<Bounds> {
         let nothing = Bounds { south: f64::INFINITY, north: f64::NEG_INFINITY, west: f64::INFINITY, east: f64::NEG_INFINITY };
+        // A hair wider than the ring, for the rounding of where an edge is crossed.
+        const HAIR: f64 = 1e-9;
         vec![self.exterior.iter().fold(nothing, |bounds, point| Bounds {
-            south: bounds.south.min(point.lat),
-            north: bounds.north.max(point.lat),
-            west: bounds.west.min(point.lon),
-            east: bounds.east.max(point.lon),
+            south: bounds.south.min(point.lat - HAIR),
+            north: bounds.north.max(point.lat + HAIR),
+            west: bounds.west.min(point.lon - HAIR),
+            east: bounds.east.max(point.lon + HAIR),
         })]
     }
 }

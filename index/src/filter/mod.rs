@@ -26,6 +26,8 @@ mod json;
 mod matches;
 mod number;
 mod parse;
+#[cfg(test)]
+pub(crate) mod random;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -34,8 +36,9 @@ use std::collections::BTreeSet;
 
 pub use check::{MAX_CONDITIONS, MAX_DEPTH, MAX_LISTED};
 pub use datetime::Datetime;
+pub(crate) use geo::Bounds;
 pub use geo::{GeoBoundingBox, GeoPoint, GeoPolygon, GeoRadius};
-pub(crate) use matches::{PointView, Schemas};
+pub(crate) use matches::{PointView, Schemas, count_of};
 pub use number::Number;
 pub use slice::Slice;
 

@@ -1,10 +1,14 @@
 //! Each clause by example; what is refused, and where; that reading, writing and reading again is the identity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::random::{self, Opinion};
 use super::{
     Condition, Datetime, DatetimeRange, Filter, GeoPoint, MAX_CONDITIONS, MAX_DEPTH, MAX_LISTED, Match, Number, PointView, Predicate,
     Range, Scalar, Slice, ValuesCount,
@@ -415,4 +419,118 @@ fn a_filter_made_in_a_program_is_the_one_read_from_json() {
 #[should_panic(expected = "a key in the program is no path")]
 fn a_bad_path_in_a_program_is_a_defect_of_it() {
     let _ = Condition::field("a[");
+}
+
+#[test]
+fn random_filters_agree_with_a_second_opinion_and_survive_writing() {
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    let schemas = BTreeMap::new();
+    let mut passed = 0;
+    for round in 0..200 {
+        let samples: Vec<_> = (0..20).map(|id| random::sample(&mut random, id)).collect();
+        for _ in 0..50 {
+            let json = random::filter(&mut random);
+            let filter = Filter::parse(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            for sample in &samples {
+                let expected = Opinion { sample, schemas: &schemas }.passes(&json);
+                assert_eq!(filter.matches(sample), expected, "round {round}: {json} on {}", Value::Object(sample.payload.clone()));
+                passed += usize::from(expected);
+            }
+            let written = serde_json::to_value(&filter).unwrap();
+            assert_eq!(Filter::parse(&written).unwrap(), filter, "{json} was written as {written}");
+        }
+    }
+    assert!((40_000..160_000).contains(&passed), "{passed} of 200,000 passed: the filters say little");
+}
+
+#[test]
+fn no_json_makes_the_parser_panic_and_what_it_takes_it_writes_back() {
+    const KEYS: [&str; 32] = [
+        "must",
+        "should",
+        "must_not",
+        "min_should",
+        "conditions",
+        "min_count",
+        "key",
+        "match",
+        "value",
+        "any",
+        "except",
+        "text",
+        "prefix",
+        "range",
+        "lt",
+        "gte",
+        "geo_radius",
+        "center",
+        "radius",
+        "lat",
+        "lon",
+        "geo_polygon",
+        "exterior",
+        "points",
+        "values_count",
+        "is_empty",
+        "is_null",
+        "has_id",
+        "nested",
+        "filter",
+        "slice",
+        "total",
+    ];
+    fn value(random: &mut ChaCha8Rng, depth: usize) -> Value {
+        let kinds = if depth == 0 { 7 } else { 14 };
+        match random.random_range(0..kinds) {
+            0 => Value::Null,
+            1 => random.random::<bool>().into(),
+            2 => random.random::<i64>().into(),
+            3 => random.random_range(0..4).into(),
+            4 => random.random::<f64>().into(),
+            5 => ["a", "a[].b", "a[", "2020-01-01", ""][random.random_range(0..5)].into(),
+            6 => Value::Array(Vec::new()),
+            7..9 => (0..random.random_range(1..4)).map(|_| value(random, depth - 1)).collect(),
+            _ => {
+                let fields =
+                    (0..random.random_range(0..4)).map(|_| (KEYS[random.random_range(0..KEYS.len())].to_owned(), value(random, depth - 1)));
+                Value::Object(fields.collect())
+            }
+        }
+    }
+    /// Puts something else at one place of a good filter.
+    fn damage(random: &mut ChaCha8Rng, place: &mut Value) {
+        match place {
+            Value::Object(fields) if !fields.is_empty() && random.random_range(0..4) > 0 => {
+                let key = fields.keys().nth(random.random_range(0..fields.len())).unwrap().clone();
+                damage(random, &mut fields[&key]);
+            }
+            Value::Array(elements) if !elements.is_empty() && random.random_range(0..4) > 0 => {
+                let position = random.random_range(0..elements.len());
+                damage(random, &mut elements[position]);
+            }
+            other => *other = value(random, 2),
+        }
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(12);
+    let (mut taken, mut refused) = (0, 0);
+    for round in 0..60_000 {
+        let json = if round % 2 == 0 {
+            value(&mut random, 5)
+        } else {
+            let mut json = random::filter(&mut random);
+            damage(&mut random, &mut json);
+            json
+        };
+        match Filter::parse(&json) {
+            Ok(filter) => {
+                taken += 1;
+                assert_eq!(Filter::parse(&serde_json::to_value(&filter).unwrap()).unwrap(), filter, "{json}");
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(matches!(error, crate::Error::Filter { .. }), "{json}: {error}");
+            }
+        }
+    }
+    assert!(taken > 5_000 && refused > 20_000, "{taken} taken, {refused} refused");
 }

@@ -71,7 +71,12 @@ impl Tokenizer {
 
     /// Does a stored word answer a token of a query?
     pub(crate) fn meets(&self, word: &str, token: &str) -> bool {
-        if self.kind == TokenizerKind::Prefix { word.starts_with(token) } else { word == token }
+        if self.meets_beginnings() { word.starts_with(token) } else { word == token }
+    }
+
+    /// Is a token answered by every word that starts with it?
+    pub(crate) fn meets_beginnings(&self) -> bool {
+        self.kind == TokenizerKind::Prefix
     }
 
     /// Does the text hold the phrase's tokens one after the other? None holds a phrase without tokens.
