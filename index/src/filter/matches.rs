@@ -219,6 +219,7 @@ pub(crate) fn count_of(value: &Value) -> u64 {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Quantity {
     All,
     One,
