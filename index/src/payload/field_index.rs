@@ -14,7 +14,7 @@ use super::dictionary::{Dictionary, union};
 use super::key_path::KeyPath;
 use super::places::Places;
 use super::schema::{PayloadSchema, SchemaKind};
-use super::sorted::Sorted;
+use super::sorted::{Sorted, bitmap};
 use super::text::Tokenizer;
 use crate::error::{Error, Result};
 use crate::filter::{Datetime, GeoPoint, Match, Number, Predicate, Scalar, Values, count_of};
@@ -290,12 +290,12 @@ impl FieldIndex {
                 with_foreign(held, others(true, true, false))
             }
             Typed::Number(numbers) => {
-                let mut held = RoaringBitmap::new();
+                let mut parts = Vec::new();
                 for integer in &values.integers {
                     let key = NumberKey::of(Number::Integer(*integer));
-                    held |= numbers.range(|held| held < key, |held| held <= key);
+                    parts.extend(numbers.points(|held| held < key, |held| held <= key));
                 }
-                with_foreign(held, others(true, false, true))
+                with_foreign(bitmap(&parts), others(true, false, true))
             }
             Typed::Bool { no, yes } => {
                 let mut held = RoaringBitmap::new();
@@ -329,14 +329,13 @@ impl FieldIndex {
             Typed::Number(numbers) => {
                 let listed: Vec<NumberKey> = values.integers.iter().map(|integer| NumberKey::of(Number::Integer(*integer))).collect();
                 // What lies before, between and behind the listed ones.
-                let mut held = RoaringBitmap::new();
                 let first = listed.first().copied();
-                held |= numbers.range(|_| false, |key| first.is_none_or(|first| key < first));
+                let mut parts: Vec<&[u32]> = numbers.points(|_| false, |key| first.is_none_or(|first| key < first)).collect();
                 for (position, low) in listed.iter().enumerate() {
                     let high = listed.get(position + 1).copied();
-                    held |= numbers.range(|key| key <= *low, |key| high.is_none_or(|high| key < high));
+                    parts.extend(numbers.points(|key| key <= *low, |key| high.is_none_or(|high| key < high)));
                 }
-                with_foreign(held, values.bools.is_empty() && values.strings.is_empty())
+                with_foreign(bitmap(&parts), values.bools.is_empty() && values.strings.is_empty())
             }
             Typed::Bool { no, yes } => {
                 let mut held = RoaringBitmap::new();

@@ -115,8 +115,12 @@ impl<K: Copy + Ord> Sorted<K> {
 
     /// The points of the values that are neither `before` the range nor behind it (not `until`).
     pub(super) fn range(&self, before: impl Fn(K) -> bool, until: impl Fn(K) -> bool) -> RoaringBitmap {
-        let parts: Vec<&[u32]> = self.parts(self.cut(before), self.cut(until)).map(|(_, points)| points).collect();
-        bitmap(&parts)
+        bitmap(&self.points(before, until).collect::<Vec<_>>())
+    }
+
+    /// The same as lists, for [`bitmap`] to put together with others.
+    pub(super) fn points(&self, before: impl Fn(K) -> bool, until: impl Fn(K) -> bool) -> impl Iterator<Item = &[u32]> {
+        self.parts(self.cut(before), self.cut(until)).map(|(_, points)| points)
     }
 
     /// Calls `each` with the pairs of a range, in order, until it breaks.

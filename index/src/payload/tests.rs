@@ -150,6 +150,69 @@ fn no_point_that_passes_is_left_out_and_exact_answers_are_exact() {
     assert!(exact > 1_500 && bounded > 1_000 && unknown > 500, "{exact} exact, {bounded} bounded, {unknown} unknown");
 }
 
+#[test]
+fn nested_conditions_are_of_one_object_in_indexes_too() {
+    let mut random = ChaCha8Rng::seed_from_u64(23);
+    let kinds = [
+        ("n[].a", SchemaKind::Integer { lookup: true, range: true }),
+        ("n[].b", SchemaKind::Keyword),
+        ("n[].t", SchemaKind::Text(Tokenizer::default())),
+        ("n[].m[].a", SchemaKind::Keyword),
+    ];
+    let schemas: BTreeMap<String, SchemaKind> = kinds.iter().map(|(key, kind)| ((*key).to_owned(), kind.clone())).collect();
+    let mut indexes = PayloadIndexes::default();
+    for (key, kind) in kinds {
+        indexes.add(FieldIndex::new(KeyPath::parse(key).unwrap(), kind.into()));
+    }
+    let word = |random: &mut ChaCha8Rng, words: &[&str]| json!(words.choose(random));
+    let mut collection = Collection::default();
+    for point in 0..200 {
+        let objects = (0..random.random_range(0..4)).map(|_| match random.random_range(0..8) {
+            0 => json!({"a": null, "b": []}),
+            1 => json!(5),
+            _ => json!({
+                "a": random.random_range(0..3), "b": word(&mut random, &["x", "y", "z"]), "t": word(&mut random, &["red car", "blue car", "red", ""]),
+                "m": [{"a": word(&mut random, &["x", "y"])}, {"a": word(&mut random, &["x", "y"])}],
+            }),
+        });
+        let Value::Object(payload) = json!({"n": objects.collect::<Value>()}) else { unreachable!("it is an object") };
+        indexes.insert(point, &payload);
+        collection.put(point, Sample { id: PointId::Num(point.into()), payload, vectors: Vec::new() });
+    }
+    let condition = |random: &mut ChaCha8Rng| match random.random_range(0..9) {
+        0 => json!({"key": "a", "match": {"value": random.random_range(0..3)}}),
+        1 => json!({"key": "a", "range": {"gte": random.random_range(0..3)}}),
+        2 => json!({"key": "b", "match": {"value": word(random, &["x", "y", "z"])}}),
+        3 => json!({"key": "b", "match": {"except": [word(random, &["x", "y", "z"])]}}),
+        4 => {
+            json!({"key": "t", "match": {word(random, &["text", "text_any", "phrase"]).as_str().unwrap(): word(random, &["red blue", "car red", "red car"])}})
+        }
+        5 => json!({word(random, &["is_empty", "is_null"]).as_str().unwrap(): {"key": "a"}}),
+        6 => json!({"key": "b", word(random, &["is_empty", "is_null"]).as_str().unwrap(): random.random::<bool>()}),
+        7 => json!({"nested": {"key": "m", "filter": {"must": {"key": "a", "match": {"value": word(random, &["x", "y"])}}}}}),
+        _ => json!({"should": [{"key": "a", "match": {"value": 1}}, {"key": "b", "match": {"value": "x"}}]}),
+    };
+    let mut exact = 0;
+    for _ in 0..2_000 {
+        let mut list =
+            |random: &mut ChaCha8Rng, longest: usize| (0..random.random_range(0..=longest)).map(|_| condition(random)).collect::<Value>();
+        let mut filter = json!({"must": list(&mut random, 2), "should": list(&mut random, 2), "must_not": list(&mut random, 1)});
+        if random.random_range(0..3) == 0 {
+            filter["min_should"] = json!({"conditions": list(&mut random, 3), "min_count": random.random_range(0..3)});
+        }
+        let json = json!({"must": {"nested": {"key": "n", "filter": filter}}});
+        let filter = Filter::parse(&json).unwrap();
+        let resolved = indexes.resolve(&filter, &collection);
+        let passing =
+            collection.samples.iter().filter(|(_, sample)| Opinion { sample, schemas: &schemas }.passes(&json)).map(|(point, _)| *point);
+        let passing: RoaringBitmap = passing.collect();
+        assert!(passing.is_subset(resolved.candidates.as_ref().unwrap_or(&collection.all)), "left out: {json}");
+        assert!(resolved.certain.is_subset(&passing), "wrongly certain: {json}");
+        exact += u32::from(resolved.exact);
+    }
+    assert!(exact > 300, "{exact} of 2,000 were exact");
+}
+
 fn of(kind: SchemaKind, key: &str, payloads: &[Value]) -> PayloadIndexes {
     let mut indexes = PayloadIndexes::default();
     indexes.add(FieldIndex::new(KeyPath::parse(key).unwrap(), kind.into()));
