@@ -194,7 +194,7 @@ fn nested_conditions_are_of_one_object_in_indexes_too() {
     };
     let mut exact = 0;
     for _ in 0..2_000 {
-        let mut list =
+        let list =
             |random: &mut ChaCha8Rng, longest: usize| (0..random.random_range(0..=longest)).map(|_| condition(random)).collect::<Value>();
         let mut filter = json!({"must": list(&mut random, 2), "should": list(&mut random, 2), "must_not": list(&mut random, 1)});
         if random.random_range(0..3) == 0 {
