@@ -37,6 +37,12 @@ pub enum Error {
     Fingerprint { name: String, expected: String, actual: String },
     #[error("a search needs a limit of at least 1")]
     Limit,
+    #[error("filter: {}{}{reason}", place, if place.is_empty() { "" } else { ": " })]
+    Filter { place: String, reason: String },
+    #[error("payload key `{key}`: {reason}")]
+    PayloadIndex { key: String, reason: String },
+    #[error("`{path}` is no path into a payload: {reason}")]
+    KeyPath { path: String, reason: &'static str },
 
     // What the machine or the data folder does not allow.
     #[error("{} is in use by another process", path.display())]

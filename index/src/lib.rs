@@ -33,8 +33,12 @@ mod config;
 mod database;
 mod distance;
 mod error;
+#[allow(dead_code, unused_imports, reason = "collections begin to call it in a later change")]
+mod filter;
 mod graph;
 mod id;
+#[allow(dead_code, unused_imports, reason = "collections begin to call it in a later change")]
+mod payload;
 mod point;
 mod rebuild;
 mod rows;
@@ -52,7 +56,12 @@ pub use config::{CollectionConfig, HnswParams, VectorParams};
 pub use database::FORMAT;
 pub use distance::Distance;
 pub use error::{Error, Result};
+pub use filter::{
+    Condition, Datetime, DatetimeRange, FieldBuilder, FieldCondition, Filter, GeoBoundingBox, GeoPoint, GeoPolygon, GeoRadius,
+    MAX_CONDITIONS, MAX_DEPTH, MAX_LISTED, Match, MinShould, Number, Predicate, Range, Scalar, Slice, Values, ValuesCount,
+};
 pub use id::PointId;
+pub use payload::{Direction, KeyPath, PayloadSchema, PayloadSelect, SchemaKind, StartFrom, Tokenizer, TokenizerKind};
 pub use point::{Hit, Payload, Point, Record};
 pub use search::SearchRequest;
 pub use store::{Store, StoreOptions};
