@@ -7,15 +7,17 @@ CARGO := cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients build test demo page-check audit check-setup docker-check
+.PHONY: help setup clients build test torture demo page-check audit check-setup docker-check
 
 help:
 	@echo 'make demo          train on the pictures of tests/data, export, serve, and search them in a browser'
 	@echo '                   EXIT=1 queries and ends; IMAGES=/a/folder uses your pictures; PORT=8080'
 	@echo 'make test          every test, from nothing (what .ci/run does); ONLY=words runs the tests whose name holds one'
+	@echo 'make torture       the attacks on the index at full length (an hour); PART=0.1 does a tenth, SEED=7 other ones'
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
+	@echo '                   SMALL=1 takes 3 minutes; CIFAR10=/a/folder adds picture features, MILLION=1 a million of them; ONLY=names'
 	@echo 'make page-check    drives the page in headless Chromium'
 	@echo 'make audit         licences, bans and duplicates of all dependencies'
 	@echo 'make check-setup   set-up as a newcomer meets it: programs started from / with an empty environment (long)'
@@ -40,6 +42,10 @@ build: setup
 
 test: setup clients
 	@$(PYTHON) setup/test.py $(ONLY)
+
+# One package, without libtorch. Optimised as all tests are; a failure names the seed that shows it again.
+torture:
+	MOCO_TORTURE=$(or $(PART),1) $(if $(SEED),MOCO_SEED=$(SEED)) $(CARGO) test --locked -p moco-index --no-fail-fast --test durability --test damage -- --nocapture --test-threads=2
 
 demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')

@@ -16,7 +16,7 @@ use crate::distance::Distance;
 use crate::kernel::{BLOCK, Block, ByteQuery, f32_to_f16};
 
 /// What a walk compares. Whatever it is, the best found are compared again by their full rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Codes {
     /// The rows themselves: no code is stored.
@@ -24,6 +24,7 @@ pub enum Codes {
     /// Half floats, two bytes a dimension.
     F16,
     /// One byte a dimension.
+    #[default]
     Int8,
     /// Half a byte a dimension.
     Int4,

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::Builder;
+use crate::codes::Codes;
 use crate::distance::Distance;
 use crate::error::{Error, Result};
+use crate::payload::{KeyPath, PayloadSchema};
 
 /// The most dimensions a vector may have.
 pub(crate) const MAX_SIZE: usize = 65_536;
@@ -17,6 +20,9 @@ pub struct CollectionConfig {
     pub vectors: BTreeMap<String, VectorParams>,
     #[serde(default)]
     pub hnsw: HnswParams,
+    /// By key: what of every payload is kept in memory for filters, order and facets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub indexes: BTreeMap<KeyPath, PayloadSchema>,
     /// Anything the user wants to remember about the collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Value>,
@@ -32,6 +38,9 @@ pub struct VectorParams {
     /// [`Collection::bind_model`](crate::Collection::bind_model) sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// What a walk compares with; the nearest it finds are compared again in full.
+    #[serde(default)]
+    pub codes: Codes,
 }
 
 /// The HNSW paper's parameters, and when to use a graph at all.
@@ -46,17 +55,19 @@ pub struct HnswParams {
     pub ef_search: usize,
     /// Up to this many vectors a search compares with all of them: exact, and fast enough.
     pub full_scan_threshold: usize,
+    /// Who makes the links.
+    pub builder: Builder,
 }
 
 impl Default for HnswParams {
     fn default() -> Self {
-        Self { m: 16, ef_construction: 200, ef_search: 128, full_scan_threshold: 10_000 }
+        Self { m: 16, ef_construction: 200, ef_search: 128, full_scan_threshold: 10_000, builder: Builder::default() }
     }
 }
 
 impl VectorParams {
     pub fn new(size: usize, distance: Distance) -> Self {
-        Self { size, distance, model: None }
+        Self { size, distance, model: None, codes: Codes::default() }
     }
 }
 

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, Result};
 
 /// The format of the data folder that this build writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// "moco" in ASCII, in SQLite's `application_id`: tells our files from other databases.
 const APPLICATION_ID: u32 = 0x6d6f_636f;
@@ -59,7 +59,8 @@ impl Database {
     }
 
     /// Opens an existing file for writing, mends it from its log, and checks that it is ours and not newer than us.
-    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
+    /// Returns its format too, which may be older.
+    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<(Self, u32)> {
         if !path.exists() {
             return Err(Error::Damaged { path: path.to_owned(), reason: "the file is missing".to_owned() });
         }
@@ -78,7 +79,19 @@ impl Database {
         database.set_up_writer(synchronous)?;
         // Whatever the log holds goes into the file now: the process before this one may have seen a sync fail.
         database.checkpoint()?;
-        Ok(database)
+        database.check_length()?;
+        Ok((database, format as u32))
+    }
+
+    /// A file that lost its end is refused at once, not when somebody asks for what lay there.
+    fn check_length(&self) -> Result<()> {
+        let pragma = |name| self.run(|connection| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
+        let expected = pragma("page_count")?.saturating_mul(pragma("page_size")?);
+        let length = std::fs::metadata(&self.path).map_err(|source| Error::io("read", &self.path, source))?.len();
+        if i64::try_from(length) != Ok(expected) {
+            return Err(self.damaged(format!("it is {length} bytes long, not {expected}")));
+        }
+        Ok(())
     }
 
     /// Is there nothing at `path`, or what a crash within [`create`](Self::create) leaves?
@@ -92,6 +105,17 @@ impl Database {
             let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
             Ok(application_id == 0 && tables == 0)
         })
+    }
+
+    /// Copies the file as it is at this moment, its log included, into a new one without free pages. The copy is not synced.
+    pub(crate) fn copy(path: &Path, to: &Path) -> Result<()> {
+        let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let to = to.to_str().ok_or_else(|| Error::Io {
+            action: "write",
+            path: to.to_owned(),
+            source: std::sync::Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidInput, "its path is not UTF-8")),
+        })?;
+        database.run(|connection| connection.execute("VACUUM INTO ?", [to]).map(drop))
     }
 
     /// A second connection to an open file, which only reads.
@@ -115,7 +139,13 @@ impl Database {
 
     fn set_up_writer(&self, synchronous: Synchronous) -> Result<()> {
         let mode: String = self.run(|connection| {
-            let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+            // To its end: the first row says `wal` before the change has been committed, and the commit can fail.
+            let mut statement = connection.prepare("PRAGMA journal_mode = WAL")?;
+            let mut rows = statement.query([])?;
+            let mut mode = String::new();
+            while let Some(row) = rows.next()? {
+                mode = row.get(0)?;
+            }
             let synchronous = match synchronous {
                 Synchronous::Full => "FULL",
                 Synchronous::Off => "OFF",

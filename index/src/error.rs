@@ -21,6 +21,8 @@ pub enum Error {
     CollectionExists { name: String },
     #[error("collection `{name}` does not exist")]
     CollectionNotFound { name: String },
+    #[error("alias `{name}` does not exist")]
+    AliasNotFound { name: String },
     #[error("this collection was deleted")]
     CollectionDeleted,
     #[error("`{name}` cannot be a collection's name: {reason}")]
@@ -43,12 +45,22 @@ pub enum Error {
     PayloadIndex { key: String, reason: String },
     #[error("`{path}` is no path into a payload: {reason}")]
     KeyPath { path: String, reason: &'static str },
+    #[error("point {id} has no vector `{name}`")]
+    VectorMissing { id: PointId, name: String },
+    #[error("the payload is nested more than {limit} deep at `{key}`")]
+    PayloadDepth { key: String, limit: usize },
+    #[error("a recommendation without examples: {reason}")]
+    Examples { reason: &'static str },
+    #[error("no point with id {id} found")]
+    PointNotFound { id: PointId },
 
     // What the machine or the data folder does not allow.
     #[error("{} is in use by another process", path.display())]
     Locked { path: PathBuf },
     #[error("cannot write to {}: it is read-only", path.display())]
     ReadOnly { path: PathBuf },
+    #[error("{} exists already", path.display())]
+    Exists { path: PathBuf },
     #[error("{} is not a folder", path.display())]
     NotAFolder { path: PathBuf },
     #[error("no space left for {}; nothing of this request was stored", path.display())]
@@ -70,6 +82,10 @@ pub enum Error {
     WritesStopped { path: PathBuf },
     #[error("SQLite keeps the journal of {} in mode `{mode}`, not `wal`: is this a network file system?", path.display())]
     JournalMode { path: PathBuf, mode: String },
+    #[error("{} holds as many points as there are numbers for; export it into a new collection", path.display())]
+    Full { path: PathBuf },
+    #[error("cannot build a segment of {}: {reason}", path.display())]
+    Build { path: PathBuf, reason: String },
     #[error("cannot start a thread for {}", path.display())]
     Thread {
         path: PathBuf,
@@ -82,12 +98,12 @@ pub enum Error {
     Format { path: PathBuf, found: u32, supported: u32 },
     #[error("{} is damaged: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
-    #[error("{} is damaged: the checksum of point {id} (slot {slot}) is wrong", path.display())]
-    DamagedPoint { path: PathBuf, id: PointId, slot: u64 },
+    #[error("{} is damaged: point {id}, {place}", path.display())]
+    DamagedPoint { path: PathBuf, id: PointId, place: String },
+    #[error("{} is damaged: the vector in slot {slot}", path.display())]
+    DamagedVector { path: PathBuf, slot: u64 },
     #[error("{} is damaged: its {section}: {reason}", path.display())]
     DamagedSegment { path: PathBuf, section: &'static str, reason: String },
-    #[error("cannot build an index for {}: {reason}", path.display())]
-    Build { path: PathBuf, reason: String },
     #[error("SQLite {found} can corrupt a write-ahead log; {required} or newer is needed")]
     SqliteTooOld { found: String, required: &'static str },
 }
@@ -118,12 +134,21 @@ impl Error {
             // Our statements and types fit the tables we make: these are others.
             return Self::Damaged { path, reason: source.to_string() };
         }
+        // SQLite gives this one no code of its own.
+        if source.sqlite_error().is_some() && source.to_string().contains("unsupported file format") {
+            return Self::Damaged { path, reason: source.to_string() };
+        }
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged { path, reason: source.to_string() },
             _ => Self::Database { path, source: Arc::new(source) },
         }
+    }
+
+    /// Does this leave open what reached the disk? A full disk does not: SQLite takes the transaction back.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        !matches!(self, Self::DiskFull { .. } | Self::WritesStopped { .. })
     }
 
     /// Did a sync fail? Then the kernel may have dropped the pages and call the next sync a success, so nothing more may be written.

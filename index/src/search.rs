@@ -1,16 +1,22 @@
-//! Finding the nearest rows: the choice between comparing with all of them and walking a graph, and the merge of both.
+//! Finding the nearest vectors: for each segment the choice between comparing with all of them and walking its graph, the
+//! scan of the tail, and the merge.
 //!
-//! A search that walks a graph also scans, exactly, what the graph does not hold: rows newer than it, zero vectors, and
-//! nodes that its audit found unreachable. It never returns fewer hits than an exact scan would: if the walk falls short
-//! or costs too much, the scan takes over.
+//! A search never returns fewer hits than an exact one would: if a walk falls short or costs more than a scan, the scan
+//! takes its place.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
+use roaring::RoaringBitmap;
+
 use crate::config::{HnswParams, VectorParams};
+use crate::error::Result;
+use crate::filter::Filter;
 use crate::id::PointId;
-use crate::rows::{Owner, Row, Rows};
-use crate::state::Space;
+use crate::segment::{Bits, Row, Segment};
+use crate::state::{Body, Space};
+use crate::tail::Owner;
+use crate::truth::{PointNumber, SegmentRow};
 
 /// What to look for. Start from [`SearchRequest::new`].
 #[derive(Clone, Debug)]
@@ -31,8 +37,12 @@ pub struct SearchRequest {
     pub score_threshold: Option<f32>,
     /// Points that are not wanted, such as the one whose vector is the query.
     pub exclude: Vec<PointId>,
+    /// Only points that pass it.
+    pub filter: Option<Filter>,
     pub with_payload: bool,
     pub with_vectors: bool,
+    /// Ids and scores are in memory; whatever else is asked for is read from the database.
+    pub with_version: bool,
 }
 
 impl SearchRequest {
@@ -47,8 +57,10 @@ impl SearchRequest {
             exact: false,
             score_threshold: None,
             exclude: Vec::new(),
+            filter: None,
             with_payload: false,
             with_vectors: false,
+            with_version: false,
         }
     }
 }
@@ -59,73 +71,175 @@ pub(crate) struct Found {
     pub(crate) owner: Owner,
 }
 
-/// The nearest live rows, nearest first, ties by id; offset, limit and threshold applied. `query` is checked and scaled.
-pub(crate) fn search(space: &Space, params: &VectorParams, hnsw: &HnswParams, request: &SearchRequest, query: &[f32]) -> Vec<Found> {
+/// Reads the living vectors of a range whose segment is lost.
+pub(crate) type ReadLost<'a> = &'a dyn Fn(&SegmentRow) -> Result<Vec<(Owner, Vec<f32>)>>;
+
+/// The nearest vectors among the `passing` points, nearest first, ties by id; offset, limit and threshold applied. `query`
+/// is checked and scaled.
+pub(crate) fn search(
+    space: &Space,
+    params: &VectorParams,
+    hnsw: &HnswParams,
+    request: &SearchRequest,
+    query: &[f32],
+    passing: Option<&RoaringBitmap>,
+    read_lost: ReadLost<'_>,
+) -> Result<Vec<Found>> {
     let exclude: HashSet<PointId> = request.exclude.iter().copied().collect();
-    let rows = &*space.rows;
-    let wanted = request.offset.saturating_add(request.limit).min(rows.live());
-    let scan = Scan { rows, params, query, exclude: &exclude };
-    let walked = match &space.index {
-        Some(index) if !request.exact && rows.live() > hnsw.full_scan_threshold => {
-            let ef = request.ef.unwrap_or(hnsw.ef_search).max(wanted);
-            let candidates = index.walk(rows, query, params.distance, ef, |row| scan.is_wanted(row));
-            candidates
-                .map(|found| scan.nearest(found.into_iter().chain(index.side_rows(rows)).chain(rows.live_from(index.covered())), wanted))
+    let wanted = request.offset.saturating_add(request.limit).min(space.live());
+    let mut nearest = NearestOf::new(wanted, &exclude);
+    let passing = passing.map(Passing::new);
+    let exact = request.exact || space.live() <= hnsw.full_scan_threshold;
+    let ef = request.ef.unwrap_or(hnsw.ef_search);
+    for part in &space.segments {
+        match &part.body {
+            Body::Frozen(segment, live) => {
+                let accept = accepted(segment, live.as_deref(), passing.as_ref());
+                // Excluded points may be among the nearest of any segment.
+                let wanted = wanted + exclude.len();
+                let found = nearest_of_segment(segment, accept.as_ref(), query, wanted, if exact { None } else { Some(ef) });
+                for (score, row) in found {
+                    nearest.offer(score, segment.owner(row));
+                }
+            }
+            Body::Lost(_) => {
+                for (owner, vector) in read_lost(&part.row)? {
+                    if passing.as_ref().is_none_or(|passing| passing.has(owner.point)) {
+                        nearest.offer(params.distance.nearness(query, &vector), owner);
+                    }
+                }
+            }
         }
-        _ => None,
-    };
-    let enough = wanted.min(rows.live().saturating_sub(exclude.len()));
-    let nearest = match walked {
-        Some(nearest) if nearest.len() >= enough => nearest,
-        _ => scan.nearest(rows.live_from(0), wanted),
-    };
+    }
+    for (owner, vector) in space.tail.rows() {
+        if passing.as_ref().is_none_or(|passing| passing.has(owner.point)) {
+            nearest.offer(params.distance.nearness(query, vector), *owner);
+        }
+    }
     let found = nearest
+        .into_sorted()
         .into_iter()
         .skip(request.offset)
         .map(|nearest| Found { score: params.distance.score_to_nearness(nearest.nearness), owner: nearest.owner });
-    match request.score_threshold {
+    Ok(match request.score_threshold {
         Some(threshold) => found.filter(|found| params.distance.passes(found.score, threshold)).collect(),
         None => found.collect(),
+    })
+}
+
+/// The points whose vectors `score` highest, the highest first, ties by id: every vector is looked at.
+pub(crate) fn score_all(
+    space: &Space,
+    request: &SearchRequest,
+    passing: Option<&RoaringBitmap>,
+    score: &dyn Fn(&[f32]) -> f32,
+    read_lost: ReadLost<'_>,
+) -> Result<Vec<Found>> {
+    let exclude: HashSet<PointId> = request.exclude.iter().copied().collect();
+    let mut nearest = NearestOf::new(request.offset.saturating_add(request.limit).min(space.live()), &exclude);
+    let passing = passing.map(Passing::new);
+    let passes = |owner: &Owner| passing.as_ref().is_none_or(|passing| passing.has(owner.point));
+    for part in &space.segments {
+        match &part.body {
+            Body::Frozen(segment, live) => {
+                let rows = accepted(segment, live.as_deref(), passing.as_ref()).unwrap_or_else(|| Bits::all(segment.rows()));
+                rows.iter().for_each(|row| nearest.offer(score(segment.vector(row)), segment.owner(row)));
+            }
+            Body::Lost(_) => {
+                let lost = read_lost(&part.row)?;
+                lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
+            }
+        }
+    }
+    space.tail.rows().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
+    let found =
+        nearest.into_sorted().into_iter().skip(request.offset).map(|nearest| Found { score: nearest.nearness, owner: nearest.owner });
+    Ok(found.filter(|found| request.score_threshold.is_none_or(|threshold| found.score > threshold)).collect())
+}
+
+/// Numbers that pass a filter, as a plain set of bits: it is asked once a vector that is compared.
+struct Passing {
+    words: Vec<u64>,
+}
+
+impl Passing {
+    fn new(numbers: &RoaringBitmap) -> Self {
+        let mut words = vec![0u64; numbers.max().map_or(0, |last| last as usize / 64 + 1)];
+        for number in numbers {
+            words[number as usize / 64] |= 1 << (number % 64);
+        }
+        Self { words }
+    }
+
+    fn has(&self, number: PointNumber) -> bool {
+        self.words.get(number as usize / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
     }
 }
 
-struct Scan<'a> {
-    rows: &'a Rows,
-    params: &'a VectorParams,
-    query: &'a [f32],
+/// The rows of a segment that may be returned; `None`: all.
+fn accepted(segment: &Segment, live: Option<&Bits>, passing: Option<&Passing>) -> Option<Bits> {
+    let Some(passing) = passing else { return live.cloned() };
+    let mut accept = Bits::none(segment.rows());
+    for (row, point) in segment.points().iter().enumerate() {
+        if passing.has(*point) && live.is_none_or(|live| live.contains(row as Row)) {
+            accept.insert(row as Row);
+        }
+    }
+    Some(accept)
+}
+
+/// By a walk with `ef` candidates, or by a scan where that is asked for or costs less.
+fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], wanted: usize, ef: Option<usize>) -> Vec<(f32, Row)> {
+    let accepted = accept.map_or(segment.rows(), Bits::count);
+    let enough = wanted.min(accepted);
+    if let Some(ef) = ef.filter(|_| segment.has_graph()) {
+        let ef = ef.max(wanted);
+        // A walk with `ef` candidates compares with about a dozen vectors for each, and a filter that passes one in n makes it n times as many.
+        let share = accepted as f64 / segment.rows().max(1) as f64;
+        let estimate = (COMPARED_PER_CANDIDATE * ef as f64 / share.max(1e-9)) as usize;
+        if estimate < accepted
+            && let Some(found) = segment.walk(query, ef, wanted, accept, accepted)
+            && found.len() >= enough
+        {
+            return found.into_iter().map(|scored| (scored.nearness, scored.row)).collect();
+        }
+    }
+    segment.scan(query, wanted, accept).into_iter().map(|scored| (scored.nearness, scored.row)).collect()
+}
+
+/// Vectors that a walk compares with, for each candidate that it keeps.
+const COMPARED_PER_CANDIDATE: f64 = 17.0;
+
+/// The nearest of what is offered.
+struct NearestOf<'a> {
+    wanted: usize,
     exclude: &'a HashSet<PointId>,
+    /// The farthest of those kept is on top.
+    kept: BinaryHeap<Nearest>,
 }
 
-impl Scan<'_> {
-    fn is_wanted(&self, row: Row) -> bool {
-        self.exclude.is_empty() || !self.exclude.contains(&self.rows.owner(row).id)
+impl<'a> NearestOf<'a> {
+    fn new(wanted: usize, exclude: &'a HashSet<PointId>) -> Self {
+        Self { wanted, exclude, kept: BinaryHeap::new() }
     }
 
-    /// The `wanted` nearest of the given live rows, nearest first.
-    fn nearest(&self, among: impl Iterator<Item = Row>, wanted: usize) -> Vec<Nearest> {
-        // The farthest of those kept is on top.
-        let mut kept: BinaryHeap<Nearest> = BinaryHeap::new();
-        if wanted == 0 {
-            return Vec::new();
+    fn offer(&mut self, nearness: f32, owner: Owner) {
+        let candidate = Nearest { nearness, owner };
+        let full = self.kept.len() >= self.wanted;
+        if full && self.kept.peek().is_none_or(|farthest| candidate >= *farthest) {
+            return;
         }
-        for row in among {
-            let nearness = self.params.distance.nearness(self.query, self.rows.vector(row));
-            if kept.len() == wanted && kept.peek().is_some_and(|farthest| nearness < farthest.nearness) {
-                continue;
-            }
-            let candidate = Nearest { nearness, owner: self.rows.owner(row) };
-            if !self.exclude.is_empty() && self.exclude.contains(&candidate.owner.id) {
-                continue;
-            }
-            if kept.len() < wanted {
-                kept.push(candidate);
-            } else if let Some(mut farthest) = kept.peek_mut()
-                && candidate < *farthest
-            {
-                *farthest = candidate;
-            }
+        if !self.exclude.is_empty() && self.exclude.contains(&owner.id) {
+            return;
         }
-        kept.into_sorted_vec()
+        if full {
+            self.kept.pop();
+        }
+        self.kept.push(candidate);
+    }
+
+    fn into_sorted(self) -> Vec<Nearest> {
+        self.kept.into_sorted_vec()
     }
 }
 

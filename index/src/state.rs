@@ -1,4 +1,4 @@
-//! What a collection knows in memory: which points live, in which slots, and their vectors.
+//! What a collection knows in memory: its configuration, and where the vectors are that a search compares with.
 //!
 //! The writer thread changes it, after the commit and before the acknowledgement; everybody else reads. Readers hold the
 //! lock for a look-up or the clone of an `Arc`, never for a search.
@@ -7,62 +7,128 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{CollectionConfig, VectorParams};
-use crate::graph::Index;
-use crate::id::PointId;
-use crate::rows::{Owner, Row, Rows};
+use crate::segment::{Bits, Segment};
+use crate::tail::{Owner, Tail};
+use crate::truth::{SegmentRow, Slot};
 
-/// Where a point is.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) slot: u64,
-    /// Checksum of its row in the database.
-    pub(crate) checksum: u64,
-    /// Its row in each of [`State::spaces`], in their order; `None` where it lacks the vector.
-    rows: Box<[Option<Row>]>,
-}
-
-/// The vectors of one name and, where it pays, a graph over most of them.
+/// The vectors of one name.
 #[derive(Clone)]
 pub(crate) struct Space {
-    pub(crate) rows: Arc<Rows>,
-    pub(crate) index: Option<Arc<Index>>,
-    /// Why the last attempt to build a graph failed, and how many rows there were.
-    pub(crate) failure: Option<(String, usize)>,
+    /// Those that no segment answers for.
+    pub(crate) tail: Arc<Tail>,
+    /// By ascending slots; the ranges of no two overlap.
+    pub(crate) segments: Vec<Part>,
+    /// Why the last attempt to build a segment failed, and the newest slot there was.
+    pub(crate) failure: Option<(String, Slot)>,
+}
+
+/// A range of slots that a segment answers for.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) row: Arc<SegmentRow>,
+    pub(crate) body: Body,
+    pub(crate) live: usize,
+}
+
+#[derive(Clone)]
+pub(crate) enum Body {
+    /// The segment, and which of its rows live; `None`: all.
+    Frozen(Arc<Segment>, Option<Arc<Bits>>),
+    /// Its file was found damaged: searches read the range from the truth until it is rebuilt.
+    Lost(String),
 }
 
 pub(crate) struct State {
     pub(crate) config: CollectionConfig,
-    pub(crate) points: BTreeMap<PointId, Entry>,
+    pub(crate) points: u64,
     pub(crate) spaces: BTreeMap<String, Space>,
     /// The last operation that was committed.
     pub(crate) operation: u64,
 }
 
-impl State {
-    pub(crate) fn new(config: CollectionConfig, operation: u64) -> Self {
-        let space = |params: &VectorParams| Space { rows: Arc::new(Rows::new(params.size)), index: None, failure: None };
-        let spaces = config.vectors.iter().map(|(name, params)| (name.clone(), space(params))).collect();
-        Self { config, points: BTreeMap::new(), spaces, operation }
+impl Space {
+    pub(crate) fn new(params: &VectorParams) -> Self {
+        Self { tail: Arc::new(Tail::new(params.size)), segments: Vec::new(), failure: None }
     }
 
-    /// Sets the whole of a point; what it was before dies.
-    pub(crate) fn put(&mut self, id: PointId, slot: u64, checksum: u64, vectors: &BTreeMap<String, Vec<f32>>) {
-        self.remove(id);
-        let owner = Owner { id, slot };
-        let rows = self
-            .spaces
-            .iter_mut()
-            .map(|(name, space)| vectors.get(name).map(|vector| Arc::make_mut(&mut space.rows).append(vector, owner)))
-            .collect();
-        self.points.insert(id, Entry { slot, checksum, rows });
+    pub(crate) fn live(&self) -> usize {
+        self.tail.live() + self.in_segments()
     }
 
-    pub(crate) fn remove(&mut self, id: PointId) {
-        let Some(entry) = self.points.remove(&id) else { return };
-        for (space, row) in self.spaces.values_mut().zip(&entry.rows) {
-            if let Some(row) = row {
-                Arc::make_mut(&mut space.rows).kill(*row);
+    /// Living vectors that segments answer for.
+    pub(crate) fn in_segments(&self) -> usize {
+        self.segments.iter().map(|part| part.live).sum()
+    }
+
+    /// The part whose range holds a slot.
+    fn part(&self, slot: Slot) -> Option<usize> {
+        let index = self.segments.partition_point(|part| part.row.last < slot);
+        self.segments.get(index).is_some_and(|part| part.row.first <= slot).then_some(index)
+    }
+
+    /// Does a segment answer for this slot, so that its death must be remembered?
+    pub(crate) fn covers(&self, slot: Slot) -> bool {
+        self.part(slot).is_some()
+    }
+
+    pub(crate) fn is_live(&self, slot: Slot) -> bool {
+        match self.part(slot).map(|index| &self.segments[index].body) {
+            Some(Body::Frozen(segment, live)) => {
+                segment.row_of(slot).is_some_and(|row| live.as_ref().is_none_or(|live| live.contains(row)))
             }
+            Some(Body::Lost(_)) => true,
+            None => self.tail.has(slot),
         }
+    }
+
+    pub(crate) fn kill(&mut self, slot: Slot) {
+        let Some(index) = self.part(slot) else {
+            Arc::make_mut(&mut self.tail).kill(slot);
+            return;
+        };
+        self.segments[index].kill(slot);
+    }
+
+    /// Puts a new part in the place of those it replaces, and takes its range from the tail.
+    pub(crate) fn install(&mut self, first: Slot, last: Slot, part: Option<Part>) {
+        self.segments.retain(|old| old.row.last < first || old.row.first > last);
+        if let Some(part) = part {
+            let index = self.segments.partition_point(|old| old.row.last < first);
+            self.segments.insert(index, part);
+        }
+        Arc::make_mut(&mut self.tail).release(first, last);
+    }
+}
+
+impl Part {
+    pub(crate) fn new(row: SegmentRow, segment: Segment) -> Self {
+        let live = segment.rows();
+        Self { row: Arc::new(row), body: Body::Frozen(Arc::new(segment), None), live }
+    }
+
+    pub(crate) fn kill(&mut self, slot: Slot) {
+        let died = match &mut self.body {
+            Body::Frozen(segment, live) => segment.row_of(slot).is_some_and(|row| {
+                let bits = live.get_or_insert_with(|| Arc::new(Bits::all(segment.rows())));
+                Arc::make_mut(bits).remove(row)
+            }),
+            Body::Lost(_) => true,
+        };
+        self.live -= usize::from(died);
+    }
+}
+
+impl State {
+    pub(crate) fn new(config: CollectionConfig, points: u64, operation: u64) -> Self {
+        let spaces = config.vectors.iter().map(|(name, params)| (name.clone(), Space::new(params))).collect();
+        Self { config, points, spaces, operation }
+    }
+
+    pub(crate) fn space(&mut self, name: &str) -> &mut Space {
+        self.spaces.get_mut(name).expect("a collection keeps its vectors")
+    }
+
+    pub(crate) fn put(&mut self, name: &str, owner: Owner, vector: &[f32]) {
+        Arc::make_mut(&mut self.space(name).tail).append(vector, owner);
     }
 }

@@ -9,12 +9,7 @@ use crate::error::{Error, Result};
 /// A vector whose squared length is within 1e-6 of one stays bit for bit as it is, and so does the zero vector, which
 /// has no direction: it is kept, scores 0 against everything, and never enters a graph.
 pub(crate) fn check(name: &str, params: &VectorParams, mut vector: Vec<f32>) -> Result<Vec<f32>> {
-    if vector.len() != params.size {
-        return Err(Error::Dimension { name: name.to_owned(), expected: params.size, actual: vector.len() });
-    }
-    if let Some(position) = vector.iter().position(|x| !x.is_finite()) {
-        return Err(Error::NotFinite { name: name.to_owned(), position });
-    }
+    check_numbers(name, params.size, &vector)?;
     if params.distance == Distance::Cosine {
         // In f64: the square of a finite f32 overflows f32 above 1e19 and vanishes below 1e-23.
         let squared: f64 = vector.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -24,6 +19,17 @@ pub(crate) fn check(name: &str, params: &VectorParams, mut vector: Vec<f32>) -> 
         }
     }
     Ok(vector)
+}
+
+/// Checks size and finiteness.
+pub(crate) fn check_numbers(name: &str, size: usize, vector: &[f32]) -> Result<()> {
+    if vector.len() != size {
+        return Err(Error::Dimension { name: name.to_owned(), expected: size, actual: vector.len() });
+    }
+    match vector.iter().position(|x| !x.is_finite()) {
+        Some(position) => Err(Error::NotFinite { name: name.to_owned(), position }),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn is_zero(vector: &[f32]) -> bool {

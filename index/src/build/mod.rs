@@ -20,10 +20,11 @@ pub(crate) type Node = u32;
 pub(crate) const MOST_LINKS: usize = 512;
 
 /// Which builder makes the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Builder {
     /// Our own, on int8 codes.
+    #[default]
     Own,
     /// hnsw_rs, on f32: slower; kept to check the other against.
     HnswRs,

@@ -32,8 +32,10 @@ pub(crate) trait Schemas {
 }
 
 /// A collection without payload indexes.
+#[cfg(test)]
 struct NoSchemas;
 
+#[cfg(test)]
 impl Schemas for NoSchemas {
     fn tokenizer(&self, _key: &KeyPath) -> Option<&Tokenizer> {
         None
@@ -55,6 +57,7 @@ struct Sight<'a> {
 
 impl Filter {
     /// Is it true of this point, in a collection without payload indexes?
+    #[cfg(test)]
     pub(crate) fn matches(&self, point: &dyn PointView) -> bool {
         self.matches_under(&NoSchemas, point)
     }

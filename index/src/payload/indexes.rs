@@ -14,7 +14,9 @@ use super::key_path::KeyPath;
 use super::schema::{PayloadSchema, SchemaKind};
 use super::text::Tokenizer;
 use crate::error::{Error, Result};
-use crate::filter::{Condition, FieldCondition, Filter, Match, Number, PointView, Predicate, Scalar, Schemas};
+#[cfg(test)]
+use crate::filter::PointView;
+use crate::filter::{Condition, FieldCondition, Filter, Match, Number, Predicate, Scalar, Schemas};
 use crate::id::PointId;
 use crate::point::Payload;
 
@@ -84,6 +86,7 @@ impl PayloadIndexes {
 
     /// Is the filter true of the point? Text and uuid indexes change what some conditions mean, so this and not
     /// [`Filter::matches`] is asked where there are indexes.
+    #[cfg(test)]
     pub(crate) fn matches(&self, filter: &Filter, point: &dyn PointView) -> bool {
         if self.fields.is_empty() { filter.matches(point) } else { filter.matches_under(self, point) }
     }

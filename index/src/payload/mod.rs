@@ -25,7 +25,7 @@ mod text;
 
 pub(crate) use field_index::FieldIndex;
 pub use field_index::{Direction, StartFrom};
-pub(crate) use indexes::{PayloadIndexes, Points};
+pub(crate) use indexes::{PayloadIndexes, Points, Resolved};
 pub use key_path::KeyPath;
 pub use schema::{PayloadSchema, SchemaKind};
 pub use select::PayloadSelect;

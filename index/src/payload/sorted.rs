@@ -55,6 +55,7 @@ impl<K: Copy + Ord> Block<K> {
 }
 
 impl<K: Copy + Ord> Sorted<K> {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }

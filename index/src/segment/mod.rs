@@ -37,9 +37,13 @@ use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::kernel::Block;
 use crate::large_pages::LargePages;
+use crate::tail::Owner;
 
 /// Position of a row in a segment. Rows are in ascending order of their slots.
 pub(crate) type Row = u32;
+
+/// Ending of a file that is being written, in the place of its own.
+pub(crate) const UNFINISHED_SUFFIX: &str = "building";
 
 /// Set in a node's row: the node has further rows.
 const FURTHER: u32 = 1 << 31;
@@ -114,9 +118,10 @@ pub(crate) struct SegmentSummary {
 }
 
 /// What opening hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verify {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
     /// Every section.
+    #[default]
     Eager,
     /// All but codes, factors and vectors.
     LinksOnly,
@@ -131,24 +136,25 @@ pub(crate) struct Scored {
 }
 
 /// What a segment is made of.
-#[derive(Clone, Debug)]
-pub(crate) struct SegmentStats {
-    pub(crate) rows: usize,
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SegmentStats {
+    pub rows: usize,
     /// Distinct vectors in the graph.
-    pub(crate) nodes: usize,
+    pub nodes: usize,
     /// Nodes that could not be reached before the graph was repaired.
-    pub(crate) orphans: usize,
+    pub orphans: usize,
     /// Rows that are scanned beside the graph.
-    pub(crate) side: usize,
+    pub side: usize,
     /// Links of a node on layer 0, in the mean.
-    pub(crate) mean_degree: f64,
-    pub(crate) codes: Codes,
-    pub(crate) builder: Builder,
+    pub mean_degree: f64,
+    pub codes: Codes,
+    pub builder: Builder,
     /// Bytes by section.
-    pub(crate) sections: Vec<(&'static str, usize)>,
-    pub(crate) file_bytes: usize,
+    pub sections: Vec<(&'static str, usize)>,
+    pub file_bytes: usize,
     /// Bytes that a walk reads all over: node rows, links, codes, factors. The rest is read for the rows found.
-    pub(crate) walked_bytes: usize,
+    pub walked_bytes: usize,
 }
 
 /// A segment, mapped.
@@ -276,6 +282,11 @@ impl Segment {
             1 => PointId::Uuid(Uuid::from_bytes(id)),
             _ => PointId::Num(u128::from_le_bytes(id) as u64),
         }
+    }
+
+    /// Whose vector a row is.
+    pub(crate) fn owner(&self, row: Row) -> Owner {
+        Owner { id: self.id(row), point: self.point(row), slot: self.slots()[row as usize] }
     }
 
     pub(crate) fn vector(&self, row: Row) -> &[f32] {

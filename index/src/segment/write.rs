@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::format::{HEADER, Header, Kind, Section, aligned, header_hash};
-use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp};
+use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
 use crate::codes::{Encoder, Frame};
 use crate::distance::Distance;
@@ -48,7 +48,7 @@ pub(crate) fn write(path: &Path, input: &SegmentInput, params: &SegmentParams, c
     further.iter().for_each(|(node, _)| node_rows[*node as usize] |= FURTHER);
     let links = pack(&graph).map_err(refuse)?;
     let contents = Contents { input, params, graph: &graph, node_rows: &node_rows, further: &further, side: &side, links: &links, orphans };
-    let temporary = path.with_extension("building");
+    let temporary = path.with_extension(UNFINISHED_SUFFIX);
     let summary = contents.publish(&temporary, path);
     if summary.is_err() {
         // Whatever is left of it is of no use, and there may be no space.

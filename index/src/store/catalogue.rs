@@ -1,42 +1,63 @@
-//! The list of collections: one row each, in a database of its own.
+//! The list of collections and their aliases: one small document in a database of its own, written anew with each change.
+//!
+//! One row with one checksum: no byte of it can change unnoticed, and what it says, it says all at once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use rusqlite::OptionalExtension;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::database::{Database, Synchronous};
+use crate::database::{Database, FORMAT, Synchronous};
 use crate::error::{Error, Result};
 
 const SCHEMA: &str = "
-    CREATE TABLE collection (
-        folder TEXT PRIMARY KEY,
-        name TEXT NOT NULL,
-        stage TEXT NOT NULL CHECK (stage IN ('creating', 'live', 'deleting'))
-    ) STRICT;
-    CREATE UNIQUE INDEX live_name ON collection (name) WHERE stage = 'live';";
+    CREATE TABLE catalogue (
+        row INTEGER PRIMARY KEY CHECK (row = 1),
+        content TEXT NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;";
 
 /// Where a collection is in its life. Only a live one can be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Stage {
     Creating,
     Live,
     Deleting,
 }
 
-impl Stage {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Live => "live",
-            Self::Deleting => "deleting",
-        }
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) stage: Stage,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Content {
+    /// By folder.
+    pub(crate) collections: BTreeMap<Uuid, Entry>,
+    /// The folder that a further name stands for.
+    pub(crate) aliases: BTreeMap<String, Uuid>,
+}
+
+impl Content {
+    /// Takes folders off the list that are no more.
+    pub(crate) fn forget(&mut self, folders: &[Uuid]) {
+        self.collections.retain(|folder, _| !folders.contains(folder));
+        self.aliases.retain(|_, folder| !folders.contains(folder));
     }
 }
 
 pub(crate) struct Catalogue {
     database: Database,
-    /// A sync failed: what reached the disk is unknown, so nothing more is written until restart.
-    sync_failed: bool,
+    content: Content,
+    /// A write failed in a way that leaves open what reached the disk: nothing more is written until restart.
+    uncertain: bool,
 }
 
 impl Catalogue {
@@ -44,7 +65,12 @@ impl Catalogue {
     /// transaction, is made.
     pub(crate) fn open(path: &Path, is_new: bool, synchronous: Synchronous) -> Result<Self> {
         if !(is_new && Database::is_blank(path)?) {
-            return Ok(Self { database: Database::open(path, synchronous)?, sync_failed: false });
+            let (database, format) = Database::open(path, synchronous)?;
+            if format < FORMAT {
+                upgrade(&database)?;
+            }
+            let content = read(&database)?;
+            return Ok(Self { database, content, uncertain: false });
         }
         for suffix in ["", "-wal", "-shm"] {
             let mut file = path.as_os_str().to_owned();
@@ -54,46 +80,82 @@ impl Catalogue {
                 _ => {}
             }
         }
-        let fill = |database: &Database| database.run(|connection| connection.execute_batch(SCHEMA));
-        Ok(Self { database: Database::create(path, 4096, synchronous, fill)?, sync_failed: false })
-    }
-
-    /// Name, folder and stage of every row.
-    pub(crate) fn list(&self) -> Result<Vec<(String, Uuid, Stage)>> {
-        let rows = self.database.run(|connection| {
-            let mut statement = connection.prepare("SELECT name, folder, stage FROM collection")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        let read = |(name, folder, stage): (String, String, String)| {
-            let uuid = Uuid::try_parse(&folder).map_err(|_| self.database.damaged(format!("`{folder}` is not a folder of ours")))?;
-            let stage = [Stage::Creating, Stage::Live, Stage::Deleting].into_iter().find(|known| known.name() == stage);
-            Ok((name, uuid, stage.ok_or_else(|| self.database.damaged(format!("the stage of `{folder}` cannot be read")))?))
+        let content = Content::default();
+        let fill = |database: &Database| {
+            database.run(|connection| connection.execute_batch(SCHEMA))?;
+            write(database, &content)
         };
-        rows.into_iter().map(read).collect()
+        let database = Database::create(path, 4096, synchronous, fill)?;
+        Ok(Self { database, content, uncertain: false })
     }
 
-    /// Lists a collection as being created.
-    pub(crate) fn add(&mut self, name: &str, folder: Uuid) -> Result<()> {
-        self.execute("INSERT INTO collection VALUES (?1, ?2, ?3)", &[&folder.to_string(), name, Stage::Creating.name()])
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
     }
 
-    pub(crate) fn set_stage(&mut self, folder: Uuid, stage: Stage) -> Result<()> {
-        self.execute("UPDATE collection SET stage = ?2 WHERE folder = ?1", &[&folder.to_string(), stage.name()])
-    }
-
-    pub(crate) fn remove(&mut self, folder: Uuid) -> Result<()> {
-        self.execute("DELETE FROM collection WHERE folder = ?1", &[&folder.to_string()])
-    }
-
-    fn execute(&mut self, sql: &str, values: &[&str]) -> Result<()> {
-        if self.sync_failed {
+    /// Changes the list. On [`Error::DiskFull`] and [`Error::WritesStopped`] it is as it was; after any other error only
+    /// the next start can tell.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Content)) -> Result<()> {
+        if self.uncertain {
             return Err(Error::WritesStopped { path: self.database.path.clone() });
         }
-        let write = |database: &Database| database.run(|connection| connection.execute(sql, rusqlite::params_from_iter(values)));
-        // A few pages: the log never grows long.
-        let outcome = self.database.transaction(write).and_then(|_| self.database.checkpoint());
-        self.sync_failed = outcome.as_ref().is_err_and(Error::is_failed_sync);
-        outcome
+        let mut content = self.content.clone();
+        change(&mut content);
+        let outcome = self.database.transaction(|database| write(database, &content));
+        self.uncertain = outcome.as_ref().is_err_and(Error::is_uncertain);
+        outcome?;
+        self.content = content;
+        // It is in the log, synced. A few pages: the log never grows long, and can wait.
+        self.uncertain = self.database.checkpoint().is_err_and(|error| error.is_failed_sync());
+        Ok(())
     }
+}
+
+fn write(database: &Database, content: &Content) -> Result<()> {
+    let text = serde_json::to_string(content).expect("a catalogue has string keys");
+    let checksum = xxh3_64(text.as_bytes()) as i64;
+    database.run(|connection| {
+        connection.execute("INSERT OR REPLACE INTO catalogue VALUES (1, ?, ?)", rusqlite::params![text, checksum]).map(drop)
+    })
+}
+
+fn read(database: &Database) -> Result<Content> {
+    let row = database.run(|connection| {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
+        connection.query_row("SELECT content, checksum FROM catalogue", [], read).optional()
+    })?;
+    let Some((text, checksum)) = row else { return Err(database.damaged("its row is missing")) };
+    if xxh3_64(text.as_bytes()) as i64 != checksum {
+        return Err(database.damaged("its checksum is wrong"));
+    }
+    serde_json::from_str(&text).map_err(|error| database.damaged(error.to_string()))
+}
+
+/// From format 1, which had a row a collection and no aliases.
+fn upgrade(database: &Database) -> Result<()> {
+    database.transaction(|database| {
+        let rows = database.run(|connection| {
+            let mut statement = connection.prepare("SELECT folder, name, stage FROM collection")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, String, String)>>>()
+        })?;
+        let mut content = Content::default();
+        for (folder, name, stage) in rows {
+            let uuid = Uuid::try_parse(&folder).map_err(|_| database.damaged(format!("`{folder}` is not a folder of ours")))?;
+            let stage = match stage.as_str() {
+                "creating" => Stage::Creating,
+                "live" => Stage::Live,
+                "deleting" => Stage::Deleting,
+                _ => return Err(database.damaged(format!("the stage of `{folder}` cannot be read"))),
+            };
+            content.collections.insert(uuid, Entry { name, stage });
+        }
+        database.run(|connection| {
+            connection.execute_batch("DROP TABLE collection;")?;
+            connection.execute_batch(SCHEMA)?;
+            connection.pragma_update(None, "user_version", FORMAT)
+        })?;
+        write(database, &content)
+    })?;
+    database.checkpoint()
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// A lock of the operating system on a file in the folder: gone with the process, however that ends.
 pub(crate) struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -19,9 +19,16 @@ impl FolderLock {
             other => other,
         })?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
             Err(TryLockError::Error(source)) => Err(Error::io("lock", &path, source)),
         }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is being started from this one holds a copy of it for a moment.
+        let _ = self.file.unlock();
     }
 }

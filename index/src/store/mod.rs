@@ -12,6 +12,7 @@
 
 mod catalogue;
 mod lock;
+pub(crate) mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,22 +25,28 @@ use crate::collection::Collection;
 use crate::config::CollectionConfig;
 use crate::database::{Synchronous, check_sqlite};
 use crate::error::{Error, Result};
+use crate::segment::Verify;
 use crate::truth::Truth;
-use catalogue::{Catalogue, Stage};
+use catalogue::{Catalogue, Entry, Stage};
 pub(crate) use lock::FolderLock;
+pub use snapshot::SnapshotManifest;
 
+const CATALOGUE: &str = "catalogue.sqlite";
 const COLLECTION_FILE: &str = "collection.sqlite";
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    checkpoint_bytes: usize,
+    pub(crate) checkpoint_bytes: usize,
     synchronous: Synchronous,
+    pub(crate) build_threads: usize,
+    pub(crate) verify: Verify,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { checkpoint_bytes: 16 << 20, synchronous: Synchronous::Full }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { checkpoint_bytes: 16 << 20, synchronous: Synchronous::Full, build_threads: cores.div_ceil(2), verify: Verify::default() }
     }
 }
 
@@ -49,6 +56,20 @@ impl StoreOptions {
     #[must_use]
     pub fn checkpoint_bytes(mut self, bytes: usize) -> Self {
         self.checkpoint_bytes = bytes;
+        self
+    }
+
+    /// Threads that build a segment; half of the machine's cores unless set.
+    #[must_use]
+    pub fn build_threads(mut self, threads: usize) -> Self {
+        self.build_threads = threads.max(1);
+        self
+    }
+
+    /// What of a segment is verified before it is used.
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
         self
     }
 
@@ -74,6 +95,33 @@ pub struct Store {
 struct Inner {
     catalogue: Catalogue,
     collections: BTreeMap<String, Listed>,
+}
+
+impl Inner {
+    fn aliases(&self) -> &BTreeMap<String, Uuid> {
+        &self.catalogue.content().aliases
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        self.collections.contains_key(name) || self.aliases().contains_key(name)
+    }
+}
+
+/// A change to the further names of collections. An alias works wherever a collection's name does, except to delete it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AliasAction {
+    /// Moves the alias if it exists.
+    Create {
+        alias: String,
+        collection: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Delete {
+        alias: String,
+    },
 }
 
 /// A listed collection.
@@ -117,18 +165,26 @@ impl Store {
         }
         let lock = Arc::new(FolderLock::take(folder)?);
         let is_new = fs::read_dir(&collections).map_err(|source| Error::io("read the folder", &collections, source))?.next().is_none();
-        let mut catalogue = Catalogue::open(&folder.join("catalogue.sqlite"), is_new, options.synchronous)?;
+        let mut catalogue = Catalogue::open(&folder.join(CATALOGUE), is_new, options.synchronous)?;
         sync_folder(folder)?;
         let mut listed = BTreeMap::new();
-        for (name, uuid, stage) in catalogue.list()? {
+        let mut gone = Vec::new();
+        for (uuid, Entry { name, stage }) in &catalogue.content().collections {
             match stage {
-                Stage::Live => drop(listed.insert(name, Listed::new(uuid, Door::Closed))),
-                // Never acknowledged, or acknowledged as gone.
-                Stage::Creating | Stage::Deleting => {
-                    remove_folder(&collections.join(uuid.to_string()))?;
-                    catalogue.remove(uuid)?;
+                Stage::Live => {
+                    if listed.insert(name.clone(), Listed::new(*uuid, Door::Closed)).is_some() {
+                        return Err(Error::Damaged { path: folder.join(CATALOGUE), reason: format!("it lists `{name}` twice") });
+                    }
                 }
+                // Never acknowledged, or acknowledged as gone.
+                Stage::Creating | Stage::Deleting => gone.push(*uuid),
             }
+        }
+        for uuid in &gone {
+            remove_folder(&collections.join(uuid.to_string()))?;
+        }
+        if !gone.is_empty() {
+            catalogue.change(|content| content.forget(&gone))?;
         }
         let inner = Mutex::new(Inner { catalogue, collections: listed });
         Ok(Self { folder: folder.to_owned(), options: options.clone(), inner, lock })
@@ -147,39 +203,69 @@ impl Store {
         check_name(name)?;
         config.check()?;
         let mut inner = self.inner();
-        if inner.collections.contains_key(name) {
+        if inner.is_taken(name) {
             return Err(Error::CollectionExists { name: name.to_owned() });
         }
+        self.list_new(&mut inner, name, |folder| Truth::create(&folder.join(COLLECTION_FILE), config, self.options.synchronous).map(drop))
+    }
+
+    /// A new collection of what a snapshot holds, every row of it verified. It exists on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::CollectionExists`], [`Error::CollectionName`]; [`Error::Damaged`], [`Error::Format`] of the snapshot.
+    pub fn restore(&self, snapshot: impl AsRef<Path>, name: &str) -> Result<Arc<Collection>> {
+        check_name(name)?;
+        let mut inner = self.inner();
+        if inner.is_taken(name) {
+            return Err(Error::CollectionExists { name: name.to_owned() });
+        }
+        let read = |folder: &Path| snapshot::read(snapshot.as_ref(), &folder.join(COLLECTION_FILE), self.options.synchronous).map(drop);
+        self.list_new(&mut inner, name, read)
+    }
+
+    /// Lists a collection whose file `make` puts into its folder.
+    fn list_new(&self, inner: &mut Inner, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Arc<Collection>> {
         let uuid = Uuid::new_v4();
-        inner.catalogue.add(name, uuid)?;
         let folder = self.collection_folder(uuid);
-        let made = self.make_collection(&folder, config).and_then(|collection| {
-            inner.catalogue.set_stage(uuid, Stage::Live)?;
-            Ok(Arc::new(collection))
-        });
-        match made {
-            Ok(collection) => {
+        let entry = |stage| Entry { name: name.to_owned(), stage };
+        inner.catalogue.change(|content| drop(content.collections.insert(uuid, entry(Stage::Creating))))?;
+        // What cannot be cleared now is cleared at the next start; the first failure is the one to report.
+        let clear = |catalogue: &mut Catalogue| {
+            let _ = remove_folder(&folder).and_then(|()| catalogue.change(|content| content.forget(&[uuid])));
+        };
+        let collection = match self.make_collection(&folder, make) {
+            Ok(collection) => Arc::new(collection),
+            Err(error) => {
+                clear(&mut inner.catalogue);
+                return Err(error);
+            }
+        };
+        match inner.catalogue.change(|content| drop(content.collections.insert(uuid, entry(Stage::Live)))) {
+            Ok(()) => {
                 inner.collections.insert(name.to_owned(), Listed::new(uuid, Door::Open(Arc::clone(&collection))));
                 Ok(collection)
             }
             Err(error) => {
-                // What cannot be cleared now is cleared at the next start; the first failure is the one to report.
-                let _ = remove_folder(&folder).and_then(|()| inner.catalogue.remove(uuid));
+                // If the disk may have it as live, its folder must stay.
+                if !error.is_uncertain() {
+                    drop(collection);
+                    clear(&mut inner.catalogue);
+                }
                 Err(error)
             }
         }
     }
 
-    fn make_collection(&self, folder: &Path, config: CollectionConfig) -> Result<Collection> {
+    fn make_collection(&self, folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<Collection> {
         fs::create_dir(folder).map_err(|source| Error::io("make the folder", folder, source))?;
-        let path = folder.join(COLLECTION_FILE);
-        let truth = Truth::create(&path, config, self.options.synchronous)?;
+        make(folder)?;
         sync_folder(folder)?;
         sync_folder(&self.folder.join("collections"))?;
-        Collection::start(&path, truth, self.options.checkpoint_bytes, Arc::clone(&self.lock))
+        let (truth, _) = Truth::open(&folder.join(COLLECTION_FILE), self.options.synchronous)?;
+        Collection::start(folder, truth, None, &self.options, Arc::clone(&self.lock))
     }
 
-    /// The collection of that name. Its first use reads and verifies all of it from disk.
+    /// The collection of that name or alias. Its first use maps its segments and reads what no segment holds.
     ///
     /// # Errors
     /// [`Error::CollectionNotFound`]; [`Error::Damaged`], [`Error::DamagedPoint`], [`Error::Format`] of this collection only.
@@ -187,7 +273,11 @@ impl Store {
         let not_found = || Error::CollectionNotFound { name: name.to_owned() };
         let (folder, door) = {
             let inner = self.inner();
-            let listed = inner.collections.get(name).ok_or_else(not_found)?;
+            let aliased = || {
+                let folder = inner.aliases().get(name)?;
+                inner.collections.values().find(|listed| listed.folder == *folder)
+            };
+            let listed = inner.collections.get(name).or_else(aliased).ok_or_else(not_found)?;
             (listed.folder, Arc::clone(&listed.door))
         };
         let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,9 +285,9 @@ impl Store {
             Door::Open(collection) => Ok(Arc::clone(collection)),
             Door::Deleted => Err(not_found()),
             Door::Closed => {
-                let path = self.collection_folder(folder).join(COLLECTION_FILE);
-                let truth = Truth::open(&path, self.options.synchronous)?;
-                let collection = Arc::new(Collection::start(&path, truth, self.options.checkpoint_bytes, Arc::clone(&self.lock))?);
+                let folder = self.collection_folder(folder);
+                let (truth, upgraded_from) = Truth::open(&folder.join(COLLECTION_FILE), self.options.synchronous)?;
+                let collection = Arc::new(Collection::start(&folder, truth, upgraded_from, &self.options, Arc::clone(&self.lock))?);
                 *door = Door::Open(Arc::clone(&collection));
                 Ok(collection)
             }
@@ -210,15 +300,69 @@ impl Store {
         let mut inner = self.inner();
         let Some(listed) = inner.collections.get(name) else { return Ok(false) };
         let (uuid, door) = (listed.folder, Arc::clone(&listed.door));
-        inner.catalogue.set_stage(uuid, Stage::Deleting)?;
+        let marked = inner.catalogue.change(|content| {
+            content.collections.insert(uuid, Entry { name: name.to_owned(), stage: Stage::Deleting });
+            content.aliases.retain(|_, folder| *folder != uuid);
+        });
+        if let Err(error) = marked {
+            // The disk may have it as deleted: nothing may be acknowledged that would go with it.
+            if error.is_uncertain()
+                && let Door::Open(collection) = &*door.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                collection.stop_writes();
+            }
+            return Err(error);
+        }
         inner.collections.remove(name);
         let door = std::mem::replace(&mut *door.lock().unwrap_or_else(PoisonError::into_inner), Door::Deleted);
         if let Door::Open(collection) = door {
             collection.close_for_deletion();
         }
-        remove_folder(&self.collection_folder(uuid))?;
-        inner.catalogue.remove(uuid)?;
+        // It is gone for good; what cannot be cleared now is cleared at the next start.
+        let _ = remove_folder(&self.collection_folder(uuid)).and_then(|()| inner.catalogue.change(|content| content.forget(&[uuid])));
         Ok(true)
+    }
+
+    /// Every alias, by name, and the collection it stands for.
+    pub fn aliases(&self) -> BTreeMap<String, String> {
+        let inner = self.inner();
+        let name_of = |folder: &Uuid| inner.collections.iter().find(|(_, listed)| listed.folder == *folder).map(|(name, _)| name.clone());
+        inner.aliases().iter().filter_map(|(alias, folder)| Some((alias.clone(), name_of(folder)?))).collect()
+    }
+
+    /// Performs the actions in their order: all of them, at once, or none.
+    ///
+    /// # Errors
+    /// [`Error::CollectionNotFound`], [`Error::AliasNotFound`], [`Error::CollectionExists`] where an alias would hide a
+    /// collection, [`Error::CollectionName`].
+    pub fn change_aliases(&self, actions: &[AliasAction]) -> Result<()> {
+        let mut inner = self.inner();
+        let mut aliases = inner.aliases().clone();
+        let put = |aliases: &mut BTreeMap<String, Uuid>, alias: &String, folder| {
+            check_name(alias)?;
+            if inner.collections.contains_key(alias) {
+                return Err(Error::CollectionExists { name: alias.clone() });
+            }
+            aliases.insert(alias.clone(), folder);
+            Ok(())
+        };
+        for action in actions {
+            match action {
+                AliasAction::Create { alias, collection } => {
+                    let listed = inner.collections.get(collection);
+                    let folder = listed.ok_or_else(|| Error::CollectionNotFound { name: collection.clone() })?.folder;
+                    put(&mut aliases, alias, folder)?;
+                }
+                AliasAction::Rename { from, to } => {
+                    let folder = aliases.remove(from).ok_or_else(|| Error::AliasNotFound { name: from.clone() })?;
+                    put(&mut aliases, to, folder)?;
+                }
+                AliasAction::Delete { alias } => {
+                    aliases.remove(alias).ok_or_else(|| Error::AliasNotFound { name: alias.clone() })?;
+                }
+            }
+        }
+        inner.catalogue.change(|content| content.aliases = aliases)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

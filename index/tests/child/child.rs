@@ -3,15 +3,23 @@
 //! Acknowledgements leave by one `write` system call each, so that the order of writes, syncs and acknowledgements can
 //! be recorded, and so that nothing that was said can be lost in a buffer when the process is killed.
 
+#[path = "../durability/model.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
+mod model;
+#[path = "../durability/script.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
+mod script;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moco_index::{Collection, CollectionConfig, Distance, Error, Point, PointId, SearchRequest, Store, StoreOptions};
+use moco_index::{Collection, CollectionConfig, Distance, Error, HnswParams, Payload, Point, PointId, SearchRequest, Store, StoreOptions};
 
-/// Ids each client of `work` uses.
-const IDS: u64 = 40;
+use model::Model;
+use script::{MAIN, Mix, Operation, SUFFERERS};
+
 const SIZE: usize = 64;
 
 fn main() {
@@ -20,7 +28,20 @@ fn main() {
     match arguments[..] {
         ["hold", folder] => hold(folder),
         ["open", folder] => say(&Store::open(folder).map(|_| ()).map_or_else(|error| error.to_string(), |()| "opened".to_owned())),
-        ["work", folder, checkpoint_bytes, ref starts @ ..] => work(folder, checkpoint_bytes, starts),
+        ["script", folder, seed, checkpoint_bytes, sync, lives, count, ref firsts @ ..] => {
+            let options = options(sync).checkpoint_bytes(number(checkpoint_bytes) as usize);
+            script(folder, number(seed), &options, sync == "too-early", number(lives), number(count), firsts);
+        }
+        ["suffer", folder, seed, checkpoint_bytes, mix, count, faults] => {
+            let options = StoreOptions::default().checkpoint_bytes(number(checkpoint_bytes) as usize);
+            suffer(folder, number(seed), &options, Mix::named(mix), number(count), Path::new(faults));
+        }
+        ["suffer-together", folder, seed, checkpoint_bytes, count] => {
+            let options = StoreOptions::default().checkpoint_bytes(number(checkpoint_bytes) as usize);
+            suffer_together(folder, number(seed), &options, number(count));
+        }
+        ["churn", folder, points, size, rounds] => churn(folder, number(points), number(size) as usize, number(rounds)),
+        ["settle", folder] => settle(folder),
         ["once", folder, sync, writes] => once(folder, sync, writes),
         ["crowd", folder] => crowd(folder),
         ["full-disk", folder, faults, room] => full_disk(folder, Path::new(faults), room),
@@ -58,36 +79,208 @@ fn hold(folder: &str) {
     }
 }
 
-/// One client a start: client `c` performs operations `start`, `start + 1`, … on its own ids until it is killed, and says
-/// `ack c operation` after each. What an operation is follows from its number; `tests/durability.rs` knows the same rule.
-fn work(folder: &str, checkpoint_bytes: &str, starts: &[&str]) {
-    let options = StoreOptions::default().checkpoint_bytes(checkpoint_bytes.parse().unwrap());
-    let (_store, collection) = open(folder, &options);
-    std::thread::scope(|scope| {
-        for (client, start) in starts.iter().enumerate() {
-            let collection = &collection;
-            let start: u64 = start.parse().unwrap();
-            scope.spawn(move || {
-                for operation in start.. {
-                    let first = client as u64 * IDS + operation * 7 % IDS;
-                    let ids = [first, client as u64 * IDS + operation * 11 % IDS];
-                    if operation % 4 == 3 {
-                        collection.delete(&ids.map(PointId::Num)).unwrap();
-                    } else {
-                        collection.upsert(ids.iter().map(|id| point(*id, operation)).collect()).unwrap();
+fn number(argument: &str) -> u64 {
+    argument.parse().unwrap_or_else(|_| panic!("{argument} is not a number"))
+}
+
+fn options(sync: &str) -> StoreOptions {
+    match sync {
+        "with-sync" | "too-early" => StoreOptions::default(),
+        "without-sync" => StoreOptions::default().without_sync(),
+        _ => panic!("what is {sync}?"),
+    }
+}
+
+/// One client a first: client `c` performs `count` operations of the script from its first on, and says `ack c number`
+/// after each, or before it, which the tests must notice. The store is closed and opened `lives` times on the way.
+fn script(folder: &str, seed: u64, options: &StoreOptions, too_early: bool, lives: u64, count: u64, firsts: &[&str]) {
+    for life in 0..lives {
+        let store = script::open(Path::new(folder), options).unwrap();
+        Operation::CreateCollection { name: MAIN.to_owned() }.perform(&store).unwrap();
+        say("ack main");
+        std::thread::scope(|scope| {
+            for (client, first) in (0..).zip(firsts) {
+                let (store, first) = (&store, number(first));
+                let numbers = first + count * life / lives..first + count * (life + 1) / lives;
+                scope.spawn(move || {
+                    for number in numbers {
+                        let acknowledgement = format!("ack {client} {number}");
+                        if too_early {
+                            say(&acknowledgement);
+                        }
+                        Operation::draw(seed, client, number, Mix::SMALL).perform(store).unwrap();
+                        if !too_early {
+                            say(&acknowledgement);
+                        }
                     }
-                    say(&format!("ack {client} {operation}"));
+                });
+            }
+        });
+    }
+}
+
+/// One client performs operations while calls fail. It says `ack 0 number`, or `none 0 number` where there was nothing to do; `refused number` where nothing may be left of
+/// the operation; `unknown number` where the next start may find it or not. After each failure everything that was
+/// acknowledged must still be read; from the fourth failure on there is space again.
+fn suffer(folder: &str, seed: u64, options: &StoreOptions, mix: Mix, count: u64, faults: &Path) {
+    let mut failures = 0;
+    let mut heal = move || {
+        failures += 1;
+        if failures == 4 {
+            let _ = std::fs::remove_file(faults.join("enospc"));
+        }
+        failures
+    };
+    let store = loop {
+        match script::open(Path::new(folder), options) {
+            Ok(store) => break store,
+            Err(error) => say(&format!("closed: {}", chain(&error))),
+        }
+        if heal() == 6 {
+            return;
+        }
+    };
+    // `main` may have been made before, without faults.
+    let mut model = Model::read(&store).unwrap();
+    let setup = Operation::CreateCollection { name: MAIN.to_owned() };
+    let operations = std::iter::once(setup).chain((1..count).map(|number| Operation::draw(seed, 0, number, mix)));
+    for (number, operation) in operations.enumerate() {
+        let is_unknown = match operation.perform(&store) {
+            Ok(did_something) => {
+                assert_eq!(did_something, model.apply(&operation), "operation {number}, {operation}: was there anything to do?");
+                say(&format!("{} 0 {number}", if did_something { "ack" } else { "none" }));
+                continue;
+            }
+            Err(error @ (Error::DiskFull { .. } | Error::WritesStopped { .. })) => {
+                say(&format!("refused {number}: {operation}: {}", chain(&error)));
+                false
+            }
+            Err(error) => {
+                say(&format!("unknown {number}: {operation}: {}", chain(&error)));
+                true
+            }
+        };
+        let found = Model::read(&store).expect("reads go on");
+        let comes_or_goes = matches!(operation, Operation::CreateCollection { .. } | Operation::DeleteCollection { .. });
+        if is_unknown && comes_or_goes && found != model {
+            model.apply(&operation);
+        }
+        assert_eq!(found.differences(&model), Vec::<String>::new(), "reads after operation {number}, {operation}, failed");
+        if heal() == 12 {
+            return;
+        }
+    }
+}
+
+/// Several clients, whose writes share transactions and syncs, while calls fail. Each stops after its third failure.
+fn suffer_together(folder: &str, seed: u64, options: &StoreOptions, count: u64) {
+    // The failing call may be one of the opening.
+    let store = script::open(Path::new(folder), options).or_else(|_| script::open(Path::new(folder), options)).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..SUFFERERS {
+            let store = &store;
+            scope.spawn(move || {
+                let mut failures = 0;
+                for number in 0..count {
+                    let operation = Operation::draw(seed, client, number, Mix::POINTS);
+                    let kind = match operation.perform(store) {
+                        Ok(_) => "ack",
+                        Err(Error::DiskFull { .. } | Error::WritesStopped { .. }) => "refused",
+                        Err(_) => "unknown",
+                    };
+                    say(&format!("{kind} {client} {number}"));
+                    failures += u64::from(kind != "ack");
+                    if failures == 3 {
+                        return;
+                    }
                 }
             });
         }
     });
+    say(&format!("points {}", store.collection(MAIN).unwrap().count()));
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Replaces all of `points` points `rounds` times, a tenth of them deleted and written anew, then looks for what must be
+/// gone and says what it costs: `deleted ids returned`, `searches`, bytes of memory.
+fn churn(folder: &str, points: u64, size: usize, rounds: u64) {
+    let store = Store::open(folder).unwrap();
+    let hnsw = HnswParams { full_scan_threshold: 1000, ef_construction: 64, ..HnswParams::default() };
+    let config = CollectionConfig { hnsw, ..CollectionConfig::unnamed(size, Distance::Euclid) };
+    let collection = store.create_collection("c", config).unwrap();
+    let vector = |id: u64, round: u64| {
+        let mut draw = script::Draw::new(7, id, round);
+        (0..size).map(|_| (draw.next() >> 40) as f32 / (1 << 24) as f32).collect::<Vec<f32>>()
+    };
+    // Each round has ids of its own for a tenth of the points: those of the rounds before are deleted.
+    let id = |n: u64, round: u64| if n.is_multiple_of(10) { n + points * (round + 1) } else { n };
+    let (mut searches, mut returned_deleted) = (0, 0);
+    for round in 0..rounds {
+        for first in (0..points).step_by(500) {
+            let numbers = first..(first + 500).min(points);
+            if round > 0 {
+                let old: Vec<PointId> = numbers.clone().filter(|n| n.is_multiple_of(10)).map(|n| PointId::Num(id(n, round - 1))).collect();
+                collection.delete(&old).unwrap();
+            }
+            let new = numbers.map(|n| {
+                let payload = Payload::from_iter([("round".to_owned(), round.into())]);
+                Point { id: PointId::Num(id(n, round)), vectors: BTreeMap::from([(String::new(), vector(n, round))]), payload }
+            });
+            collection.upsert(new.collect()).unwrap();
+        }
+        let is_live = |found: PointId| matches!(found, PointId::Num(found) if found < points || found >= points * (round + 1));
+        for query in 0..100 {
+            // Where a point was a round ago there is nothing any more.
+            let request = SearchRequest { with_payload: true, ..SearchRequest::new(vector(query * 10, round.saturating_sub(1)), 50) };
+            for hit in collection.search(&request).unwrap() {
+                let is_current = hit.payload.is_some_and(|payload| payload["round"] == round);
+                returned_deleted += usize::from(!(is_live(hit.id) && is_current));
+            }
+            searches += 1;
+        }
+    }
+    assert_eq!(collection.count() as u64, points);
+    wait_for_builds(&collection);
+    say(&format!("{returned_deleted} {searches} {}", resident()));
+}
+
+/// Opens a folder and waits until nothing is built any more; says bytes of memory.
+fn settle(folder: &str) {
+    let store = Store::open(folder).unwrap();
+    for name in store.collections() {
+        wait_for_builds(&store.collection(&name).unwrap());
+    }
+    say(&resident().to_string());
+}
+
+fn wait_for_builds(collection: &Collection) {
+    let mut quiet = 0;
+    while quiet < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        quiet = if collection.info().vectors.values().any(|vector| vector.building) { 0 } else { quiet + 1 };
+    }
+}
+
+/// Resident bytes of this process.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    1024 * number(line.split_whitespace().nth(1).unwrap())
 }
 
 /// Some writes by one client, with a checkpoint after each, so that the record holds everything that can happen.
 fn once(folder: &str, sync: &str, writes: &str) {
-    let options = StoreOptions::default().checkpoint_bytes(1000);
-    let options = if sync == "without-sync" { options.without_sync() } else { options };
-    let (_store, collection) = open(folder, &options);
+    let (_store, collection) = open(folder, &options(sync).checkpoint_bytes(1000));
     for operation in 0..writes.parse().unwrap() {
         collection.upsert(vec![point(operation % 10, operation)]).unwrap();
         say(&format!("ack 0 {operation}"));

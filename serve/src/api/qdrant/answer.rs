@@ -74,7 +74,11 @@ impl From<moco_index::Error> for Error {
             Index::WritesStopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "writes_stopped", chain),
             Index::ReadOnly { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "read_only", chain),
             Index::Format { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "collection_newer", chain),
-            Index::Damaged { .. } | Index::DamagedPoint { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "collection_damaged", chain),
+            Index::PointNotFound { .. } => (StatusCode::NOT_FOUND, "point_not_found", format!("Not found: {chain}")),
+            Index::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "collection_full", chain),
+            Index::Damaged { .. } | Index::DamagedPoint { .. } | Index::DamagedVector { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "collection_damaged", chain)
+            }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal", chain),
         };
         if status.is_server_error() {

@@ -140,7 +140,7 @@ fn configuration(create: Create) -> Result<CollectionConfig, Error> {
         metadata: create.metadata,
     };
     let metadata = serde_json::to_value(created).expect("what was JSON is JSON");
-    Ok(CollectionConfig { vectors, hnsw: params, metadata: Some(metadata) })
+    Ok(CollectionConfig { vectors, hnsw: params, metadata: Some(metadata), ..CollectionConfig::default() })
 }
 
 /// One unnamed vector, or vectors by name.
@@ -238,7 +238,7 @@ fn description(collection: &Collection) -> Value {
         "optimizer_status": optimizer_status,
         "points_count": info.points,
         "indexed_vectors_count": indexed,
-        "segments_count": 1,
+        "segments_count": info.vectors.values().map(|vector| vector.segments.len()).sum::<usize>().max(1),
         "config": {
             "params": {
                 "vectors": vectors,

@@ -234,7 +234,6 @@ async fn run(service: &Service, collection: &Arc<Collection>, search: Search, pe
     let request = SearchRequest {
         vector_name: using,
         vector,
-        limit,
         offset,
         ef,
         exact,
@@ -242,10 +241,14 @@ async fn run(service: &Service, collection: &Arc<Collection>, search: Search, pe
         exclude,
         with_payload: payloads,
         with_vectors: vectors,
+        with_version: true,
+        ..SearchRequest::new(Vec::new(), limit)
     };
     let collection = Arc::clone(collection);
     let hits = blocking(move || collection.search(&request)).await?;
-    let scored = hits.into_iter().map(|Hit { id, score, version, payload, vectors }| point(id, version, score, payload, vectors));
+    let scored = hits
+        .into_iter()
+        .map(|Hit { id, score, version, payload, vectors }| point(id, version.expect("it was asked for"), score, payload, vectors));
     Ok(Found { points: scored.collect() })
 }
 

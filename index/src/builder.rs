@@ -1,0 +1,242 @@
+//! The thread that builds segments, while searches go on over those that are there and over the tail.
+//!
+//! Policy: below `full_scan_threshold` vectors there are no segments. Above it the tail becomes a segment whenever it
+//! holds more than a scan should bear; segments of like size that lie side by side are merged, so that their number
+//! stays logarithmic; one that lost a fifth of its vectors, or its file, is built anew. Vectors are always read from the
+//! truth, their checksums verified: a damaged segment cannot hand its damage on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use uuid::Uuid;
+
+use crate::collection::{SEGMENT_SUFFIX, Shared};
+use crate::config::{HnswParams, VectorParams};
+use crate::error::{Error, Result};
+use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
+use crate::state::{Body, Part, Space};
+use crate::truth::{SegmentRow, Slot};
+use crate::writer::{Install, Job, Write};
+
+/// Vectors in the tail that a search may have to scan, once there are segments. A scan of so many costs about as much as a walk.
+const LONGEST_TAIL: usize = 2000;
+/// A segment is built anew when one in so many of its vectors died.
+const DEAD_SHARE: usize = 5;
+/// Neighbouring segments are merged when there are so many of about one size.
+const MERGED: usize = 4;
+/// Vectors read at a time.
+const CHUNK: usize = 10_000;
+
+pub(crate) struct Thread {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) folder: PathBuf,
+    pub(crate) jobs: SyncSender<Job>,
+    pub(crate) threads: usize,
+}
+
+/// A range of a vector's slots that deserves a segment.
+#[derive(Debug, PartialEq)]
+struct Task {
+    vector: String,
+    first: Slot,
+    last: Slot,
+}
+
+impl Thread {
+    /// Works until every sender of pokes is gone or the collection closes.
+    pub(crate) fn run(self, pokes: &Receiver<()>) {
+        self.load_segments();
+        while pokes.recv().is_ok() {
+            let compaction = self.shared.maintain(|maintenance| maintenance.compactions.0);
+            let mut failed = false;
+            for task in self.compaction_tasks() {
+                failed |= !self.perform(task);
+            }
+            while !failed && let Some(task) = self.next_task() {
+                failed = !self.perform(task);
+            }
+            if self.shared.closing.load(Ordering::Relaxed) {
+                return;
+            }
+            self.shared.maintain(|maintenance| {
+                maintenance.compactions.1 = compaction;
+                maintenance.settled = true;
+            });
+        }
+    }
+
+    /// Those that were there when the collection was opened.
+    fn load_segments(&self) {
+        let parts: Vec<Part> = self.shared.state().spaces.values().flat_map(|space| space.segments.clone()).collect();
+        for part in parts {
+            if self.shared.closing.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Body::Frozen(segment, _) = &part.body {
+                load(segment);
+            }
+        }
+    }
+
+    /// Returns whether it is worth going on.
+    fn perform(&self, task: Task) -> bool {
+        if self.shared.closing.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Task { vector, last, .. } = &task;
+        let (vector, last) = (vector.clone(), *last);
+        self.shared.maintain(|maintenance| maintenance.building = Some(vector.clone()));
+        let outcome = self.build(task);
+        self.shared.maintain(|maintenance| {
+            maintenance.building = None;
+            maintenance.failure = outcome.as_ref().err().map(ToString::to_string);
+        });
+        match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                self.shared.publish(|state, _| state.space(&vector).failure = Some((error.to_string(), last)));
+                false
+            }
+        }
+    }
+
+    /// Everything of each vector in one segment, where a compaction was asked for.
+    fn compaction_tasks(&self) -> Vec<Task> {
+        if self.shared.maintain(|maintenance| maintenance.compactions.0 == maintenance.compactions.1) {
+            return Vec::new();
+        }
+        let state = self.shared.state();
+        let is_compact = |space: &Space| match &space.segments[..] {
+            [] => space.tail.live() == 0,
+            [part] => space.tail.live() == 0 && matches!(&part.body, Body::Frozen(segment, _) if segment.rows() == part.live),
+            _ => false,
+        };
+        let spaces = state.spaces.iter().filter(|(_, space)| !is_compact(space));
+        spaces.filter_map(|(name, space)| Some(Task { vector: name.clone(), first: 0, last: last_slot(space)? })).collect()
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        let state = self.shared.state();
+        state.spaces.iter().find_map(|(name, space)| next_task(name, space, &state.config.hnsw))
+    }
+
+    /// Reads, builds, writes, commits. `Ok(false)` when cancelled.
+    fn build(&self, task: Task) -> Result<bool> {
+        let (params, hnsw) = {
+            let state = self.shared.state();
+            (state.config.vectors[&task.vector].clone(), state.config.hnsw)
+        };
+        let input = self.read(&task, &params)?;
+        let segment = if input.slots.is_empty() {
+            None
+        } else {
+            let file = format!("{}.{SEGMENT_SUFFIX}", Uuid::new_v4());
+            let path = self.folder.join(&file);
+            let cancel: &AtomicBool = &self.shared.closing;
+            let Some(summary) = segment::write(&path, &input, &segment_params(&params, &hnsw, self.threads), cancel)? else {
+                return Ok(false);
+            };
+            drop(input);
+            // What was just written is read back: a disk that lies is found out before the file counts.
+            let Stamp { len: length, hash } = summary.stamp;
+            let segment = Segment::open(&path, &summary.stamp, Verify::Eager)?;
+            load(&segment);
+            let row = SegmentRow { file, vector: task.vector.clone(), first: task.first, last: task.last, length, hash };
+            Some((row, segment))
+        };
+        let file = segment.as_ref().map(|(row, _)| self.folder.join(&row.file));
+        let Task { vector, first, last } = task;
+        let write = Write::Install(Box::new(Install { vector, first, last, segment, folder: self.folder.clone() }));
+        let (answer, answered) = mpsc::sync_channel(1);
+        let stopped = || Error::WritesStopped { path: self.shared.path.clone() };
+        let outcome = self.jobs.send(Job { write, answer: Some(answer) }).map_err(|_| stopped());
+        let outcome = outcome.and_then(|()| answered.recv().map_err(|_| stopped())?);
+        if outcome.as_ref().is_err_and(|error| !error.is_uncertain())
+            && let Some(file) = file
+        {
+            // No row names it; what cannot be removed now is at the next start. After an uncertain commit a row may.
+            let _ = std::fs::remove_file(file);
+        }
+        outcome.map(|_| true)
+    }
+
+    fn read(&self, task: &Task, params: &VectorParams) -> Result<SegmentInput> {
+        let mut input = SegmentInput {
+            distance: params.distance,
+            size: params.size,
+            slots: Vec::new(),
+            points: Vec::new(),
+            ids: Vec::new(),
+            vectors: Vec::new(),
+        };
+        let mut first = task.first;
+        while first <= task.last && !self.shared.closing.load(Ordering::Relaxed) {
+            let chunk = self.shared.read(|truth| truth.vectors_between(&task.vector, first, task.last, CHUNK))?;
+            for (row, id) in &chunk {
+                input.slots.push(row.slot);
+                input.points.push(row.point);
+                input.ids.push(*id);
+                input.vectors.extend_from_slice(&row.vector);
+            }
+            match chunk.last() {
+                Some((row, _)) if chunk.len() == CHUNK => first = row.slot + 1,
+                _ => break,
+            }
+        }
+        Ok(input)
+    }
+}
+
+/// Brings what walks read into memory that is quick to read. Without it they read the mapped file.
+fn load(segment: &Segment) {
+    let _ = segment.load();
+}
+
+fn segment_params(params: &VectorParams, hnsw: &HnswParams, threads: usize) -> SegmentParams {
+    SegmentParams { m: hnsw.m, ef_construction: hnsw.ef_construction, codes: params.codes, builder: hnsw.builder, threads, seed: SEED }
+}
+
+/// Of the levels that nodes draw. One seed: with one thread a build can be repeated.
+const SEED: u64 = 42;
+
+fn last_slot(space: &Space) -> Option<Slot> {
+    let of_segments = space.segments.last().map(|part| part.row.last);
+    of_segments.max(space.tail.last_slot())
+}
+
+fn next_task(name: &str, space: &Space, hnsw: &HnswParams) -> Option<Task> {
+    let task = |first, last| Some(Task { vector: name.to_owned(), first, last });
+    // After a failure, wait for a collection that has changed a good deal.
+    if let Some((_, at)) = &space.failure
+        && last_slot(space).is_none_or(|last| last < at.saturating_add(hnsw.full_scan_threshold as Slot))
+    {
+        return None;
+    }
+    for part in &space.segments {
+        match &part.body {
+            Body::Lost(_) => return task(part.row.first, part.row.last),
+            Body::Frozen(segment, _) if (segment.rows() - part.live) * DEAD_SHARE > segment.rows() => {
+                return task(part.row.first, part.row.last);
+            }
+            Body::Frozen(..) => {}
+        }
+    }
+    let longest = if space.segments.is_empty() { hnsw.full_scan_threshold } else { LONGEST_TAIL.min(hnsw.full_scan_threshold) };
+    if space.tail.live() > longest {
+        let first = space.segments.last().map_or(0, |part| part.row.last + 1);
+        return task(first, space.tail.last_slot()?);
+    }
+    // From the newest back, as long as the next is not much larger than all that are newer.
+    let mut sum = 0;
+    let mut start = space.segments.len();
+    while start > 0 && (sum == 0 || space.segments[start - 1].live <= (MERGED - 1) * sum) {
+        start -= 1;
+        sum += space.segments[start].live;
+    }
+    if space.segments.len() - start >= MERGED {
+        return task(space.segments[start].row.first, space.segments.last()?.row.last);
+    }
+    None
+}

@@ -1,0 +1,144 @@
+//! What keeps a collection in shape: compaction, waiting for the builder, and verification.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::Collection;
+use crate::error::{Error, Result};
+use crate::search::SearchRequest;
+use crate::segment::Row;
+use crate::state::Body;
+use crate::store::{SnapshotManifest, snapshot};
+use crate::tail::Owner;
+use crate::truth::{SegmentRow, Slot, Truth};
+
+/// Vectors that look for themselves in a verification, at most, of each name.
+const SELF_QUERIES: usize = 1000;
+
+/// What [`Collection::verify`] found in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifyReport {
+    /// Rows whose checksums were verified.
+    pub points: u64,
+    /// By name.
+    pub vectors: BTreeMap<String, VectorReport>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VectorReport {
+    /// Vectors whose checksums were verified, and that are where a search looks.
+    pub vectors: usize,
+    /// Segments whose every section was verified.
+    pub segments: usize,
+    /// Vectors that were searched for by themselves, and how many were among their own ten nearest.
+    pub self_queries: (usize, usize),
+}
+
+impl Collection {
+    /// Waits until the builder has nothing left to do.
+    pub fn wait_until_built(&self) {
+        self.shared.poke_builder();
+        let mut maintenance = self.shared.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        while !maintenance.settled && !self.shared.closing.load(Ordering::Relaxed) {
+            maintenance = self.shared.maintained.wait(maintenance).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Merges each vector's tail and segments into one segment without dead vectors, and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Build`] if a segment cannot be built; what there was stays and is searched.
+    pub fn compact(&self) -> Result<()> {
+        self.check_open()?;
+        let ticket = self.shared.maintain(|maintenance| {
+            maintenance.compactions.0 += 1;
+            maintenance.compactions.0
+        });
+        self.shared.poke_builder();
+        let mut maintenance = self.shared.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        while maintenance.compactions.1 < ticket {
+            if self.shared.closing.load(Ordering::Relaxed) {
+                return Err(Error::CollectionDeleted);
+            }
+            maintenance = self.shared.maintained.wait(maintenance).unwrap_or_else(PoisonError::into_inner);
+        }
+        match &maintenance.failure {
+            Some(reason) => Err(Error::Build { path: self.folder.clone(), reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the collection as it is now into one new file, which [`Store::restore`](crate::Store::restore) makes a
+    /// collection of: every operation acknowledged before the call, and perhaps some that ran beside it. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is a file at `path`; [`Error::DiskFull`], [`Error::Io`], [`Error::Database`].
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<SnapshotManifest> {
+        self.check_open()?;
+        snapshot::write(&self.shared.path, path.as_ref())
+    }
+
+    /// Reads everything that is stored and compares it with its checksums: every row of the truth, every section of every
+    /// segment; that memory and truth hold the same vectors; and that vectors find themselves. Writes wait while the
+    /// two are compared.
+    ///
+    /// # Errors
+    /// The first thing that is wrong: [`Error::Damaged`], [`Error::DamagedPoint`], [`Error::DamagedVector`],
+    /// [`Error::DamagedSegment`].
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.check_open()?;
+        let (truth, spaces) = {
+            let _gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            let truth = self.shared.read(|truth| truth.verify(&truth.header()?))?;
+            (truth, self.shared.state().spaces.clone())
+        };
+        let mut vectors = BTreeMap::new();
+        for (name, space) in &spaces {
+            let mut known: Vec<Slot> = space.tail.rows().map(|(owner, _)| owner.slot).collect();
+            for part in &space.segments {
+                match &part.body {
+                    Body::Frozen(segment, live) => {
+                        segment.verify()?;
+                        let lives = |row: &Row| live.as_ref().is_none_or(|live| live.contains(*row));
+                        known.extend((0..segment.rows() as Row).filter(lives).map(|row| segment.slots()[row as usize]));
+                    }
+                    Body::Lost(reason) => {
+                        return Err(Error::Damaged { path: self.folder.join(&part.row.file), reason: reason.clone() });
+                    }
+                }
+            }
+            known.sort_unstable();
+            let stored = truth.slots.get(name).map_or(&[][..], Vec::as_slice);
+            if known != stored {
+                let reason = format!("a search compares {} vectors `{name}`, {} are stored, or others", known.len(), stored.len());
+                return Err(Error::Damaged { path: self.folder.clone(), reason });
+            }
+            let segments = space.segments.len();
+            let self_queries = self.self_queries(name, stored)?;
+            vectors.insert(name.clone(), VectorReport { vectors: known.len(), segments, self_queries });
+        }
+        Ok(VerifyReport { points: truth.points, vectors })
+    }
+
+    /// Searches for some vectors by themselves; how many were tried, and how many came back.
+    fn self_queries(&self, name: &str, slots: &[Slot]) -> Result<(usize, usize)> {
+        let (mut tried, mut found) = (0, 0);
+        for slot in slots.iter().step_by((slots.len() / SELF_QUERIES).max(1)) {
+            let Some(row) = self.shared.read(|truth| truth.vector(*slot))? else { continue };
+            let request = SearchRequest { vector_name: name.to_owned(), ..SearchRequest::new(row.vector, 10) };
+            let id = self.shared.read(|truth| Ok(truth.point_by_number(row.point)?.map(|point| point.id)))?;
+            let hits = self.search(&request)?;
+            tried += 1;
+            found += usize::from(hits.iter().any(|hit| Some(hit.id) == id));
+        }
+        Ok((tried, found))
+    }
+}
+
+/// The living vectors of a segment's range, from the truth.
+pub(super) fn vectors_of_range(truth: &Truth, part: &SegmentRow) -> Result<Vec<(Owner, Vec<f32>)>> {
+    let rows = truth.vectors_between(&part.vector, part.first, part.last, usize::MAX >> 1)?;
+    Ok(rows.into_iter().map(|(row, id)| (Owner { id, point: row.point, slot: row.slot }, row.vector)).collect())
+}

@@ -1,0 +1,139 @@
+//! What filters are answered from: which points live, which have which vector, and the payload indexes.
+//!
+//! Sets of point numbers in memory, made at the first filtered call from the truth and kept up by the writer from then
+//! on. A collection that is never asked for a filter pays nothing for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use roaring::RoaringBitmap;
+
+use crate::config::CollectionConfig;
+use crate::error::Result;
+use crate::filter::{Filter, PointView, Schemas};
+use crate::id::PointId;
+use crate::payload::{FieldIndex, KeyPath, PayloadIndexes, PayloadSchema, Points, Resolved, SchemaKind, Tokenizer};
+use crate::point::Payload;
+use crate::truth::{PointNumber, PointRow, Truth};
+use crate::writer::Face;
+
+pub(crate) struct Sets {
+    /// The points that live.
+    all: RoaringBitmap,
+    /// Of these, by vector name, those that have it.
+    with_vector: BTreeMap<String, RoaringBitmap>,
+    pub(crate) indexes: PayloadIndexes,
+}
+
+impl Sets {
+    pub(crate) fn read(truth: &Truth, config: &CollectionConfig) -> Result<Self> {
+        let mut indexes = PayloadIndexes::default();
+        for (key, schema) in &config.indexes {
+            indexes.add(FieldIndex::new(key.clone(), schema.clone()));
+        }
+        let with_vector = config.vectors.keys().map(|name| (name.clone(), RoaringBitmap::new())).collect();
+        let mut sets = Self { all: RoaringBitmap::new(), with_vector, indexes };
+        truth.points_by_number(|row| {
+            // Nothing looks at payloads if nothing is indexed.
+            let payload = if config.indexes.is_empty() { Payload::new() } else { row.payload(&truth.0.path)? };
+            let face = Face { payload, vectors: row.slots.into_keys().collect() };
+            sets.change(row.number, None, Some(&face));
+            Ok(true)
+        })?;
+        Ok(sets)
+    }
+
+    pub(crate) fn change(&mut self, number: PointNumber, before: Option<&Face>, after: Option<&Face>) {
+        for name in before.iter().flat_map(|face| &face.vectors) {
+            self.with_vector.entry(name.clone()).or_default().remove(number);
+        }
+        for name in after.iter().flat_map(|face| &face.vectors) {
+            self.with_vector.entry(name.clone()).or_default().insert(number);
+        }
+        match (before, after) {
+            (None, None) => {}
+            (None, Some(after)) => {
+                self.all.insert(number);
+                self.indexes.insert(number, &after.payload);
+            }
+            (Some(before), None) => {
+                self.all.remove(number);
+                self.indexes.remove(number, &before.payload);
+            }
+            (Some(before), Some(after)) => self.indexes.update(number, &before.payload, &after.payload),
+        }
+    }
+
+    pub(crate) fn all(&self) -> &RoaringBitmap {
+        &self.all
+    }
+
+    /// What is known of the points that pass. Ids are looked up in `truth`.
+    pub(crate) fn resolve(&self, filter: &Filter, truth: &Truth) -> Resolved {
+        self.indexes.resolve(filter, &Known { sets: self, truth })
+    }
+}
+
+/// What the sets and the truth know together.
+struct Known<'a> {
+    sets: &'a Sets,
+    truth: &'a Truth,
+}
+
+impl Points for Known<'_> {
+    fn all(&self) -> &RoaringBitmap {
+        &self.sets.all
+    }
+
+    fn with_vector(&self, name: &str) -> Option<&RoaringBitmap> {
+        self.sets.with_vector.get(name)
+    }
+
+    fn with_ids(&self, ids: &BTreeSet<PointId>) -> Option<RoaringBitmap> {
+        let mut numbers = RoaringBitmap::new();
+        for id in ids {
+            // Where the truth cannot be read the filter is not answered from here, and the reading of rows reports why.
+            numbers.extend(self.truth.point_by_id(*id).ok()?.map(|row| row.number));
+        }
+        Some(numbers)
+    }
+}
+
+impl Schemas for BTreeMap<KeyPath, PayloadSchema> {
+    fn tokenizer(&self, key: &KeyPath) -> Option<&Tokenizer> {
+        match self.get(key)?.kind() {
+            SchemaKind::Text(tokenizer) => Some(tokenizer),
+            _ => None,
+        }
+    }
+
+    fn is_uuid(&self, key: &KeyPath) -> bool {
+        self.get(key).is_some_and(|schema| *schema.kind() == SchemaKind::Uuid)
+    }
+}
+
+/// A point as filters see it.
+pub(crate) struct Stored<'a> {
+    row: &'a PointRow,
+    payload: Payload,
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn new(row: &'a PointRow, path: &Path) -> Result<Self> {
+        Ok(Self { row, payload: row.payload(path)? })
+    }
+}
+
+impl PointView for Stored<'_> {
+    fn id(&self) -> PointId {
+        self.row.id
+    }
+
+    fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    fn has_vector(&self, name: &str) -> bool {
+        self.row.slots.contains_key(name)
+    }
+}

@@ -1,0 +1,150 @@
+//! A store beside plain maps, through random operations and restarts.
+
+use std::time::Instant;
+
+use moco_index::{Collection, Distance, Hit, PointId, SearchRequest, StoreOptions};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::model::{Content, Model, as_stored};
+use crate::script::{self, Draw, MAIN, Mix, Operation, VECTORS};
+use crate::{amount, read_back, scratch, seed};
+
+/// Enough points that graphs are built, few enough that they are replaced and deleted all the time.
+const MIX: Mix = Mix { ids: 150, upsert: 60, delete: 25, side: 12, bulk: 3, change: 25, compact: 1 };
+/// How likely a restart is before an operation.
+const RESTART: f64 = 0.001;
+
+/// Scores of one hit may differ by this from another order of the same additions.
+const COSINE_TOLERANCE: f32 = 1e-5;
+
+/// Every point with the vector, nearest first, ties by id.
+fn nearest(content: &Content, vector: &str, distance: Distance, query: &[f32]) -> Vec<(f32, PointId)> {
+    let score = |vector: &Vec<f32>| distance.score(query, vector);
+    let mut found: Vec<(f32, PointId)> =
+        content.points.iter().filter_map(|(id, stored)| Some((score(stored.vectors.get(vector)?), *id))).collect();
+    let sign = if distance.larger_is_nearer() { -1.0 } else { 1.0 };
+    found.sort_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)).then(a.1.cmp(&b.1)));
+    found
+}
+
+/// Scores and ids, where only the sums of a cosine may come out in another way.
+fn agree(found: &[Hit], expected: &[(f32, PointId)], distance: Distance) -> bool {
+    let tolerance = if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 };
+    found.len() <= expected.len()
+        && found.iter().zip(expected).all(|(hit, (score, id))| {
+            let is_close = (hit.score - score).abs() <= tolerance;
+            is_close
+                && (hit.id == *id || tolerance > 0.0 && expected.iter().any(|(s, id)| *id == hit.id && (hit.score - s).abs() <= tolerance))
+        })
+}
+
+#[derive(Default)]
+struct Recall {
+    wanted: usize,
+    found: usize,
+}
+
+/// Searches by one vector, exactly and by whatever the store prefers.
+fn search(collection: &Collection, content: &Content, draw: &mut Draw, recall: &mut Recall) -> Result<(), String> {
+    let (name, size, distance) = VECTORS[draw.below(4) as usize];
+    let query = draw.vector(size);
+    let (limit, offset) = (1 + draw.below(20) as usize, if draw.below(4) == 0 { draw.below(30) as usize } else { 0 });
+    let expected: Vec<_> = nearest(content, name, distance, &as_stored(name, &query)).into_iter().skip(offset).collect();
+    let wanted = &expected[..limit.min(expected.len())];
+    let request = SearchRequest { vector_name: name.to_owned(), offset, ..SearchRequest::new(query.clone(), limit) };
+    let exact = collection.search(&SearchRequest { exact: true, ..request.clone() }).map_err(|error| error.to_string())?;
+    if exact.len() != wanted.len() || !agree(&exact, &expected, distance) {
+        let found: Vec<_> = exact.iter().map(|hit| (hit.score, hit.id)).collect();
+        return Err(format!("exact search by `{name}` for {query:?}, limit {limit}, offset {offset}: {found:?}, not {wanted:?}"));
+    }
+    let walked = collection.search(&request).map_err(|error| error.to_string())?;
+    if walked.len() != wanted.len() {
+        return Err(format!("search by `{name}` found {} of {}", walked.len(), wanted.len()));
+    }
+    for hit in &walked {
+        let score =
+            content.points.get(&hit.id).and_then(|stored| Some(distance.score(&as_stored(name, &query), stored.vectors.get(name)?)));
+        if !score.is_some_and(|score| (hit.score - score).abs() <= if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 }) {
+            return Err(format!("search by `{name}` returned {} with score {}, not {score:?}", hit.id, hit.score));
+        }
+    }
+    recall.wanted += wanted.len();
+    // By score: of equally near points any will do.
+    recall.found += walked.iter().zip(wanted).filter(|(hit, (score, _))| (hit.score - score).abs() <= COSINE_TOLERANCE).count();
+    Ok(())
+}
+
+/// Reads some points by id and a page of them.
+fn look_up(collection: &Collection, content: &Content, draw: &mut Draw) -> Result<(), String> {
+    let ids: Vec<PointId> = (0..5).map(|_| draw.id(0, MIX)).collect();
+    let records = collection.retrieve(&ids, true, true).map_err(|error| error.to_string())?;
+    let found: Vec<_> =
+        records.iter().map(|record| (record.id, record.vectors.as_ref().unwrap(), record.payload.as_ref().unwrap())).collect();
+    let expected: Vec<_> =
+        ids.iter().filter_map(|id| content.points.get(id).map(|stored| (*id, &stored.vectors, &stored.payload))).collect();
+    if found != expected {
+        return Err(format!("retrieve: {found:?}, not {expected:?}"));
+    }
+    let (from, limit) = (draw.id(0, MIX), draw.below(50) as usize + 1);
+    let (records, next) = collection.scroll(Some(from), limit, false, false).map_err(|error| error.to_string())?;
+    let mut expected = content.points.range(from..).map(|(id, _)| *id);
+    let page: Vec<PointId> = expected.by_ref().take(limit).collect();
+    if records.iter().map(|record| record.id).collect::<Vec<_>>() != page || next != expected.next() {
+        return Err(format!("scroll from {from}, limit {limit}: {records:?}, next {next:?}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn random_operations_and_restarts_leave_what_plain_maps_hold() {
+    let (start, seed, operations) = (Instant::now(), seed(11), amount(20_000, 200_000) as u64);
+    let folder = scratch();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let options = |random: &mut ChaCha8Rng| StoreOptions::default().checkpoint_bytes([2000, 200_000, 16 << 20][random.random_range(0..3)]);
+    let mut store = script::open(folder.path(), &options(&mut random)).unwrap();
+    let (mut model, mut recall, mut restarts, mut indexed) = (Model::default(), Recall::default(), 0, 0);
+    let setup = Operation::CreateCollection { name: MAIN.to_owned() };
+    setup.perform(&store).unwrap();
+    model.apply(&setup);
+    for number in 0..operations {
+        if random.random_bool(RESTART) {
+            drop(store);
+            store = script::open(folder.path(), &options(&mut random)).unwrap();
+            restarts += 1;
+        }
+        let operation = Operation::draw(seed, 0, number, MIX);
+        let context = format!("seed {seed}, operation {number}, {operation}");
+        let did_something = operation.perform(&store).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert_eq!(did_something, model.apply(&operation), "{context}: was there anything to do?");
+        let mut draw = Draw::new(seed, 1, number);
+        for name in store.collections() {
+            let content = model.0.get(&name).unwrap_or_else(|| panic!("{context}: {name} is there"));
+            assert_eq!(store.collection(&name).unwrap().count(), content.points.len(), "{context}: count of {name}");
+        }
+        assert_eq!(store.collections().len(), model.0.len(), "{context}: collections");
+        let (main, content) = (store.collection(MAIN).unwrap(), &model.0[MAIN]);
+        let outcome = match draw.below(2) {
+            0 => search(&main, content, &mut draw, &mut recall),
+            _ => look_up(&main, content, &mut draw),
+        };
+        outcome.unwrap_or_else(|difference| panic!("{context}: {difference}"));
+        if number % 500 == 0 {
+            indexed += main.info().vectors.values().map(|vector| vector.indexed).sum::<usize>();
+            let differences = Model::read(&store).unwrap().differences(&model);
+            assert!(differences.is_empty(), "{context}: {differences:?}");
+        }
+    }
+    drop(store);
+    let differences = read_back(folder.path()).unwrap().differences(&model);
+    assert!(differences.is_empty(), "seed {seed}, at the end: {differences:?}");
+    let recall = recall.found as f64 / recall.wanted as f64;
+    println!(
+        "{operations} random operations from seed {seed}, {restarts} restarts: 0 differences; {} points at the end, recall {recall:.4} where \
+         a graph answered; {:.1} s",
+        model.0[MAIN].points.len(),
+        start.elapsed().as_secs_f64()
+    );
+    assert!(indexed > 0, "no graph was ever built");
+    assert!(recall >= 0.99 && restarts >= 5, "recall {recall}, {restarts} restarts");
+}

@@ -1,0 +1,109 @@
+//! Data folders as earlier versions wrote them still open, and hold what was put into them.
+//!
+//! `tests/data/format-N` was written by the version whose format N was, by `write_a_fixture` below:
+//! `cargo test -p moco-index --test formats -- --ignored`. When the format changes, write the present one's first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use moco_index::{Collection, CollectionConfig, Distance, FORMAT, HnswParams, Payload, Point, PointId, SearchRequest, Store, VectorParams};
+use serde_json::json;
+use uuid::Uuid;
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
+}
+
+/// Twenty points of two vectors; every third lacks one.
+fn points() -> Vec<Point> {
+    (0..20u32)
+        .map(|n| {
+            let vector = |scale: f32| (0..4).map(|i| (n * 4 + i) as f32 * scale - 3.0).collect::<Vec<f32>>();
+            let mut vectors = BTreeMap::from([("image".to_owned(), vector(0.25))]);
+            if n % 3 != 0 {
+                vectors.insert(String::new(), vector(0.5));
+            }
+            let id = if n % 2 == 0 { PointId::Num(u64::from(n)) } else { PointId::Uuid(Uuid::from_u128(u128::from(n))) };
+            let payload = json!({"n": n, "nested": {"tags": ["ü", null, 1.5]}});
+            Point { id, vectors, payload: payload.as_object().unwrap().clone() }
+        })
+        .collect()
+}
+
+fn config() -> CollectionConfig {
+    let vectors = [("image", Distance::Dot), ("", Distance::Euclid)];
+    CollectionConfig {
+        vectors: vectors.map(|(name, distance)| (name.to_owned(), VectorParams::new(4, distance))).into(),
+        hnsw: HnswParams { full_scan_threshold: 12, ..HnswParams::default() },
+        metadata: Some(json!({"for": "a test"})),
+        ..CollectionConfig::default()
+    }
+}
+
+#[test]
+#[ignore = "writes a fixture"]
+fn write_a_fixture() {
+    let folder = data().join(format!("format-{FORMAT}"));
+    let store = Store::open(&folder).unwrap();
+    let collection = store.create_collection("old", config()).unwrap();
+    collection.upsert(points()).unwrap();
+    collection.upsert(vec![Point { id: PointId::Num(2), vectors: BTreeMap::new(), payload: Payload::new() }]).unwrap();
+    collection.upsert(points().drain(2..3).collect()).unwrap();
+    collection.delete(&[PointId::Num(4)]).unwrap();
+    collection.bind_model("image", "a fingerprint").unwrap();
+    collection.wait_until_built();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            let _bytes = std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn holds_what_was_written(collection: &Collection) {
+    let config = collection.config();
+    assert_eq!(config.vectors["image"].model.as_deref(), Some("a fingerprint"));
+    assert_eq!((config.vectors[""].distance, config.hnsw.full_scan_threshold), (Distance::Euclid, 12));
+    assert_eq!(config.metadata, Some(json!({"for": "a test"})));
+    assert_eq!(collection.info().operation, 5);
+    let expected: BTreeMap<PointId, Point> =
+        points().into_iter().filter(|point| point.id != PointId::Num(4)).map(|point| (point.id, point)).collect();
+    let (records, next) = collection.scroll(None, 100, true, true).unwrap();
+    assert_eq!((records.len(), next, collection.count()), (19, None, 19));
+    for (record, point) in records.iter().zip(expected.values()) {
+        assert_eq!((record.id, record.payload.as_ref(), record.vectors.as_ref()), (point.id, Some(&point.payload), Some(&point.vectors)));
+        assert_eq!(record.version, if record.id == PointId::Num(2) { 3 } else { 1 });
+    }
+    for point in expected.values() {
+        let request = SearchRequest { vector_name: "image".to_owned(), ..SearchRequest::new(point.vectors["image"].clone(), 19) };
+        let hits = collection.search(&request).unwrap();
+        assert_eq!(hits.len(), 19);
+    }
+    // And it can be written to.
+    collection.upsert(points().drain(4..5).collect()).unwrap();
+    assert_eq!(collection.count(), 20);
+}
+
+#[test]
+fn every_format_that_was_ever_written_opens() {
+    for format in 1..=FORMAT {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&data().join(format!("format-{format}")), folder.path());
+        let store = Store::open(folder.path()).unwrap();
+        let collection = store.collection("old").unwrap();
+        assert_eq!(collection.info().upgraded_from, (format < FORMAT).then_some(format));
+        holds_what_was_written(&collection);
+        drop((collection, store));
+        // Rewritten once, then as if it had been so from the start.
+        let store = Store::open(folder.path()).unwrap();
+        let collection = store.collection("old").unwrap();
+        assert_eq!((collection.info().upgraded_from, collection.count()), (None, 20));
+        collection.verify().unwrap();
+    }
+}

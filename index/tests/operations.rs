@@ -1,0 +1,362 @@
+//! Every operation there is, one small case each: what it changes, what it leaves, what it refuses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use moco_index::{
+    Ack, AliasAction, Collection, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, KeyPath, Operation, OrderBy,
+    Payload, PayloadSchema, Point, PointId, Recommend, Scalar, SearchRequest, Selector, Store, Strategy, UpsertMode, VectorParams,
+};
+use serde_json::{Value, json};
+
+fn id(number: u64) -> PointId {
+    PointId::Num(number)
+}
+
+fn payload(value: Value) -> Payload {
+    match value {
+        Value::Object(payload) => payload,
+        other => panic!("{other} is no payload"),
+    }
+}
+
+fn point(number: u64, image: [f32; 2], payload_value: Value) -> Point {
+    Point { id: id(number), vectors: BTreeMap::from([("image".to_owned(), image.to_vec())]), payload: payload(payload_value) }
+}
+
+/// Two named vectors, five points that have only the first.
+fn filled() -> (tempfile::TempDir, Store, Arc<Collection>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vectors = [("image", VectorParams::new(2, Distance::Dot)), ("text", VectorParams::new(3, Distance::Euclid))];
+    let config =
+        CollectionConfig { vectors: vectors.map(|(name, params)| (name.to_owned(), params)).into(), ..CollectionConfig::default() };
+    let collection = store.create_collection("c", config).unwrap();
+    collection
+        .upsert(vec![
+            point(1, [1.0, 0.0], json!({"city": "Berlin", "n": 1, "tags": ["a", "b"]})),
+            point(2, [2.0, 0.0], json!({"city": "Paris", "n": 2, "tags": ["b"]})),
+            point(3, [3.0, 0.0], json!({"city": "Berlin", "n": 3})),
+            point(4, [4.0, 0.0], json!({"n": 4.5, "nested": {"deep": [1]}})),
+            point(5, [5.0, 0.0], json!({})),
+        ])
+        .unwrap();
+    (folder, store, collection)
+}
+
+fn apply(collection: &Collection, operation: Operation) -> Result<u64, Error> {
+    collection.apply(operation, Ack::Durable)
+}
+
+fn ids(numbers: &[u64]) -> Selector {
+    Selector::Ids(numbers.iter().map(|number| id(*number)).collect())
+}
+
+fn in_berlin() -> Filter {
+    Filter::must([Condition::field("city").equals("Berlin")])
+}
+
+fn payload_of(collection: &Collection, number: u64) -> Value {
+    Value::Object(collection.retrieve(&[id(number)], true, false).unwrap().remove(0).payload.unwrap())
+}
+
+fn vectors_of(collection: &Collection, number: u64) -> BTreeMap<String, Vec<f32>> {
+    collection.retrieve(&[id(number)], false, true).unwrap().remove(0).vectors.unwrap()
+}
+
+fn image(limit: usize) -> SearchRequest {
+    SearchRequest { vector_name: "image".to_owned(), ..SearchRequest::new(vec![1.0, 0.0], limit) }
+}
+
+fn numbers(hits: &[moco_index::Hit]) -> Vec<u64> {
+    let number = |hit: &moco_index::Hit| match hit.id {
+        PointId::Num(number) => number,
+        PointId::Uuid(uuid) => panic!("{uuid}"),
+    };
+    hits.iter().map(number).collect()
+}
+
+#[test]
+fn payloads_are_set_overwritten_deleted_and_cleared_and_vectors_stay() {
+    let (_folder, _store, collection) = filled();
+    let before = vectors_of(&collection, 1);
+    apply(&collection, Operation::SetPayload { points: ids(&[1]), payload: payload(json!({"n": 7, "new": null})), key: None }).unwrap();
+    assert_eq!(payload_of(&collection, 1), json!({"city": "Berlin", "n": 7, "tags": ["a", "b"], "new": null}));
+    let key = Some(KeyPath::parse("nested.further").unwrap());
+    apply(&collection, Operation::SetPayload { points: ids(&[4]), payload: payload(json!({"x": 1})), key }).unwrap();
+    assert_eq!(payload_of(&collection, 4), json!({"n": 4.5, "nested": {"deep": [1], "further": {"x": 1}}}));
+    let keys = ["tags", "absent", "city"].map(|key| KeyPath::parse(key).unwrap()).to_vec();
+    apply(&collection, Operation::DeletePayload { points: ids(&[1]), keys }).unwrap();
+    assert_eq!(payload_of(&collection, 1), json!({"n": 7, "new": null}));
+    apply(&collection, Operation::OverwritePayload { points: ids(&[1]), payload: payload(json!({"only": true})) }).unwrap();
+    assert_eq!(payload_of(&collection, 1), json!({"only": true}));
+    apply(&collection, Operation::ClearPayload { points: Selector::Filter(in_berlin()) }).unwrap();
+    assert_eq!((payload_of(&collection, 3), payload_of(&collection, 2)["city"].clone()), (json!({}), json!("Paris")));
+    assert_eq!(vectors_of(&collection, 1), before);
+    assert_eq!(numbers(&collection.search(&image(9)).unwrap()), [5, 4, 3, 2, 1]);
+    collection.verify().unwrap();
+}
+
+#[test]
+fn an_operation_on_an_id_that_is_not_there_changes_nothing_and_a_deletion_does_not_mind() {
+    let (_folder, _store, collection) = filled();
+    let operations = [
+        Operation::SetPayload { points: ids(&[1, 99]), payload: payload(json!({"n": 0})), key: None },
+        Operation::OverwritePayload { points: ids(&[1, 99]), payload: Payload::new() },
+        Operation::ClearPayload { points: ids(&[1, 99]) },
+        Operation::DeleteVectors { points: ids(&[1, 99]), names: vec!["image".to_owned()] },
+        Operation::UpdateVectors {
+            points: [1, 99].map(|n| (id(n), BTreeMap::from([("image".to_owned(), vec![0.0, 0.0])]))).to_vec(),
+            filter: None,
+        },
+    ];
+    for operation in operations {
+        let error = apply(&collection, operation.clone()).unwrap_err();
+        assert!(matches!(error, Error::PointNotFound { id: PointId::Num(99) }), "{operation:?}: {error}");
+    }
+    assert_eq!((payload_of(&collection, 1)["n"].clone(), vectors_of(&collection, 1)["image"].clone()), (json!(1), vec![1.0, 0.0]));
+    apply(&collection, Operation::Delete { points: ids(&[1, 99]) }).unwrap();
+    assert_eq!(collection.count(), 4);
+}
+
+#[test]
+fn a_payload_that_could_not_be_read_again_is_not_written() {
+    let (_folder, _store, collection) = filled();
+    let nested = |depth: usize| (1..depth).fold(json!({"end": 1}), |value, _| json!({ "a": value }));
+    let path = KeyPath::parse(&["b"; 32].join(".")).unwrap();
+    let set = |depth: usize, key: Option<KeyPath>| Operation::SetPayload { points: ids(&[1]), payload: payload(nested(depth)), key };
+    for key in [None, Some(path)] {
+        let error = apply(&collection, set(65, key.clone())).unwrap_err();
+        assert_eq!(error.to_string(), "the payload is nested more than 64 deep at `a`");
+        apply(&collection, set(64, key)).unwrap();
+        assert_eq!(collection.retrieve(&[id(1)], true, false).unwrap().len(), 1);
+    }
+    let deep = Point { id: id(9), vectors: BTreeMap::new(), payload: payload(nested(65)) };
+    assert!(matches!(collection.upsert(vec![deep]), Err(Error::PayloadDepth { .. })));
+}
+
+#[test]
+fn vectors_are_updated_and_deleted_one_by_one() {
+    let (_folder, _store, collection) = filled();
+    let text = |number: u64, vector: [f32; 3]| (id(number), BTreeMap::from([("text".to_owned(), vector.to_vec())]));
+    apply(&collection, Operation::UpdateVectors { points: vec![text(1, [1.0, 1.0, 1.0]), text(2, [2.0, 2.0, 2.0])], filter: None })
+        .unwrap();
+    assert_eq!(vectors_of(&collection, 1).into_keys().collect::<Vec<_>>(), ["image", "text"]);
+    let by_text = SearchRequest { vector_name: "text".to_owned(), ..SearchRequest::new(vec![2.0; 3], 9) };
+    assert_eq!(numbers(&collection.search(&by_text).unwrap()), [2, 1], "points without the vector are not found by it");
+    // Only where the filter passes.
+    let update = Operation::UpdateVectors { points: vec![text(1, [9.0; 3]), text(2, [9.0; 3])], filter: Some(in_berlin()) };
+    apply(&collection, update).unwrap();
+    assert_eq!((vectors_of(&collection, 1)["text"][0], vectors_of(&collection, 2)["text"][0]), (9.0, 2.0));
+    apply(&collection, Operation::DeleteVectors { points: ids(&[1, 3]), names: vec!["text".to_owned(), "image".to_owned()] }).unwrap();
+    assert_eq!((vectors_of(&collection, 1).len(), collection.count()), (0, 5));
+    assert_eq!(numbers(&collection.search(&image(9)).unwrap()), [5, 4, 2]);
+    let unknown = Operation::DeleteVectors { points: ids(&[2]), names: vec!["sound".to_owned()] };
+    assert!(matches!(apply(&collection, unknown), Err(Error::UnknownVector { name }) if name == "sound"));
+    collection.verify().unwrap();
+}
+
+#[test]
+fn upserts_can_be_limited_to_new_points_to_old_ones_and_to_those_that_pass() {
+    let (_folder, _store, collection) = filled();
+    let upsert = |mode, filter, points: &[u64]| {
+        let points = points.iter().map(|number| point(*number, [0.0, 1.0], json!({"mode": format!("{mode:?}")}))).collect();
+        apply(&collection, Operation::Upsert { points, mode, filter }).unwrap();
+    };
+    upsert(UpsertMode::InsertOnly, None, &[1, 6]);
+    assert_eq!((payload_of(&collection, 1)["n"].clone(), payload_of(&collection, 6)), (json!(1), json!({"mode": "InsertOnly"})));
+    upsert(UpsertMode::UpdateOnly, None, &[2, 7]);
+    assert_eq!((payload_of(&collection, 2), collection.count()), (json!({"mode": "UpdateOnly"}), 6));
+    // New points always go in; old ones only if they pass.
+    upsert(UpsertMode::Upsert, Some(in_berlin()), &[1, 4, 8]);
+    assert_eq!(payload_of(&collection, 1), json!({"mode": "Upsert"}));
+    assert_eq!((payload_of(&collection, 4)["n"].clone(), payload_of(&collection, 8)), (json!(4.5), json!({"mode": "Upsert"})));
+}
+
+#[test]
+fn operations_by_filter_see_what_was_written_just_before() {
+    let (_folder, _store, collection) = filled();
+    // Several clients' writes share a transaction; those by filter must not.
+    std::thread::scope(|scope| {
+        for client in 0..4u64 {
+            let collection = &collection;
+            scope.spawn(move || {
+                for round in 0..20u64 {
+                    let number = 100 + client;
+                    collection.upsert(vec![point(number, [1.0, 1.0], json!({"client": client, "round": round}))]).unwrap();
+                    let mine =
+                        Filter::must([Condition::field("client").equals(client as i64), Condition::field("round").equals(round as i64)]);
+                    assert_eq!(collection.count_passing(&mine).unwrap(), 1);
+                    apply(collection, Operation::Delete { points: Selector::Filter(mine.clone()) }).unwrap();
+                    assert_eq!(collection.count_passing(&mine).unwrap(), 0);
+                }
+            });
+        }
+    });
+    assert_eq!(collection.count(), 5);
+    collection.verify().unwrap();
+}
+
+#[test]
+fn filters_limit_search_count_and_scroll_with_and_without_an_index() {
+    let (_folder, _store, collection) = filled();
+    for round in 0..2 {
+        let hits = collection.search(&SearchRequest { filter: Some(in_berlin()), ..image(9) }).unwrap();
+        assert_eq!((numbers(&hits), collection.count_passing(&in_berlin()).unwrap()), (vec![3, 1], 2), "round {round}");
+        let (records, next) = collection.scroll_passing(Some(&in_berlin()), None, 1, true, false).unwrap();
+        assert_eq!((records[0].id, next), (id(1), Some(id(3))), "round {round}");
+        let (records, next) = collection.scroll_passing(Some(&in_berlin()), Some(id(2)), 9, true, false).unwrap();
+        assert_eq!((records.len(), records[0].id, next), (1, id(3), None), "round {round}");
+        let has = Filter::must([Condition::has_id([1, 4, 77])]);
+        assert_eq!(collection.count_passing(&has).unwrap(), 2, "round {round}");
+        let schema = PayloadSchema::parse(&json!("keyword")).unwrap();
+        apply(&collection, Operation::CreateIndex { key: KeyPath::parse("city").unwrap(), schema }).unwrap();
+    }
+    // The index follows writes, and is there after a restart.
+    apply(&collection, Operation::SetPayload { points: ids(&[5]), payload: payload(json!({"city": "Berlin"})), key: None }).unwrap();
+    apply(&collection, Operation::Delete { points: ids(&[1]) }).unwrap();
+    assert_eq!(numbers(&collection.search(&SearchRequest { filter: Some(in_berlin()), ..image(9) }).unwrap()), [5, 3]);
+    drop(collection);
+    let store = {
+        drop(_store);
+        Store::open(_folder.path()).unwrap()
+    };
+    let collection = store.collection("c").unwrap();
+    assert_eq!(collection.config().indexes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["city"]);
+    assert_eq!(
+        collection.facet(&KeyPath::parse("city").unwrap(), None, 9).unwrap(),
+        [(Scalar::String("Berlin".to_owned()), 2), (Scalar::String("Paris".to_owned()), 1)]
+    );
+    apply(&collection, Operation::DropIndex { key: KeyPath::parse("city").unwrap() }).unwrap();
+    assert!(matches!(collection.facet(&KeyPath::parse("city").unwrap(), None, 9), Err(Error::PayloadIndex { .. })));
+    assert_eq!(collection.count_passing(&in_berlin()).unwrap(), 2);
+}
+
+#[test]
+fn points_come_in_the_order_of_an_indexed_key() {
+    let (_folder, _store, collection) = filled();
+    let order = |direction, start_from| OrderBy { key: KeyPath::parse("n").unwrap(), direction, start_from };
+    let refused = collection.scroll_ordered(&order(Direction::Ascending, None), None, 9, false, false);
+    assert!(matches!(refused, Err(Error::PayloadIndex { .. })));
+    let schema = PayloadSchema::parse(&json!("float")).unwrap();
+    apply(&collection, Operation::CreateIndex { key: KeyPath::parse("n").unwrap(), schema }).unwrap();
+    let ids_in = |order: &OrderBy, filter: Option<&Filter>| {
+        let found = collection.scroll_ordered(order, filter, 9, false, false).unwrap();
+        found.iter().map(|(record, _)| record.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids_in(&order(Direction::Ascending, None), None), [1, 2, 3, 4].map(id));
+    assert_eq!(ids_in(&order(Direction::Descending, None), Some(&in_berlin())), [3, 1].map(id));
+    let from_3 = moco_index::StartFrom::Number(moco_index::Number::from(3i64));
+    assert_eq!(ids_in(&order(Direction::Ascending, Some(from_3)), None), [3, 4].map(id));
+}
+
+#[test]
+fn recommendations_follow_each_strategy_by_its_formula() {
+    let (_folder, _store, collection) = filled();
+    let ids_of = |recommend: &Recommend| numbers(&collection.recommend(recommend, &image(9)).unwrap());
+    let positive = |positive: Vec<Example>, negative: Vec<Example>, strategy| Recommend { positive, negative, strategy, lookup: None };
+    // The mean of 1 and 2 is (1.5, 0): the others by their dot product; the examples are left out.
+    assert_eq!(ids_of(&positive(vec![Example::Id(id(1)), Example::Id(id(2))], vec![], Strategy::AverageVector)), [5, 4, 3]);
+    // (1, 0) + (1, 0) - (5, 0) points the other way.
+    assert_eq!(ids_of(&positive(vec![Example::Id(id(1))], vec![Example::Id(id(5))], Strategy::AverageVector)), [2, 3, 4]);
+    let sums = positive(
+        vec![Example::Vector(vec![1.0, 0.0]), Example::Vector(vec![1.0, 0.0])],
+        vec![Example::Vector(vec![0.5, 0.0])],
+        Strategy::SumScores,
+    );
+    let hits = collection.recommend(&sums, &image(9)).unwrap();
+    assert_eq!((numbers(&hits), hits[0].score), (vec![5, 4, 3, 2, 1], 7.5));
+    let best = positive(vec![Example::Vector(vec![1.0, 0.0])], vec![Example::Vector(vec![0.0, 1.0])], Strategy::BestScore);
+    let hits = collection.recommend(&best, &image(2)).unwrap();
+    assert_eq!(numbers(&hits), [5, 4]);
+    assert!((hits[0].score - 0.5 * (5.0 / 6.0 + 1.0)).abs() < 1e-6, "{}", hits[0].score);
+    for (recommend, expected) in [
+        (positive(vec![], vec![Example::Id(id(1))], Strategy::AverageVector), "the average needs a positive one"),
+        (positive(vec![], vec![], Strategy::BestScore), "there are none"),
+        (positive(vec![Example::Id(id(99))], vec![], Strategy::SumScores), "no point with id 99 found"),
+        (positive(vec![Example::Vector(vec![1.0])], vec![], Strategy::SumScores), "has 1 dimensions"),
+    ] {
+        let error = collection.recommend(&recommend, &image(9)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn groups_hold_the_nearest_of_each_value_and_points_of_several_values_are_in_several() {
+    let (_folder, _store, collection) = filled();
+    let groups = collection.search_groups(&image(1), &KeyPath::parse("tags").unwrap(), 1, 5).unwrap();
+    let found: Vec<_> = groups.iter().map(|group| (group.value.clone(), numbers(&group.hits))).collect();
+    assert_eq!(found, [(json!("b"), vec![2]), (json!("a"), vec![1])]);
+    let groups =
+        collection.search_groups(&SearchRequest { with_payload: true, ..image(1) }, &KeyPath::parse("city").unwrap(), 2, 1).unwrap();
+    assert_eq!((groups.len(), groups[0].value.clone(), numbers(&groups[0].hits)), (1, json!("Berlin"), vec![3, 1]));
+    assert_eq!(groups[0].hits[0].payload.as_ref().unwrap()["city"], "Berlin");
+    assert!(matches!(collection.search_groups(&image(1), &KeyPath::parse("city").unwrap(), 0, 1), Err(Error::Limit)));
+}
+
+#[test]
+fn a_sample_is_of_distinct_points_and_repeats_with_its_seed() {
+    let (_folder, _store, collection) = filled();
+    let drawn = |seed, limit| {
+        let records = collection.sample(None, limit, seed, false, false).unwrap();
+        records.iter().map(|record| record.id).collect::<Vec<_>>()
+    };
+    assert_eq!(drawn(1, 3), drawn(1, 3));
+    let mut all = drawn(7, 99);
+    all.sort();
+    assert_eq!(all, [1, 2, 3, 4, 5].map(id));
+    let mut firsts: Vec<_> = (0..200).map(|seed| drawn(seed, 1)[0]).collect();
+    firsts.sort();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 5, "every point is drawn by some seed");
+    let berlin = collection.sample(Some(&in_berlin()), 9, 3, false, false).unwrap();
+    assert_eq!(berlin.len(), 2);
+}
+
+#[test]
+fn an_accepted_write_is_done_in_its_turn() {
+    let (_folder, _store, collection) = filled();
+    for number in 10..60 {
+        let operation = Operation::Upsert { points: vec![point(number, [0.0, 0.0], json!({}))], mode: UpsertMode::Upsert, filter: None };
+        collection.apply(operation, Ack::Accepted).unwrap();
+    }
+    // A durable write waits for those before it.
+    collection.upsert(vec![point(60, [0.0, 0.0], json!({}))]).unwrap();
+    assert_eq!(collection.count(), 56);
+    let bad = Operation::Upsert { points: vec![point(61, [f32::NAN, 0.0], json!({}))], mode: UpsertMode::Upsert, filter: None };
+    assert!(matches!(collection.apply(bad, Ack::Accepted), Err(Error::NotFinite { .. })), "what can be checked is checked at once");
+}
+
+#[test]
+fn aliases_stand_for_collections_and_switch_all_at_once() {
+    let (folder, store, collection) = filled();
+    let other = store.create_collection("d", CollectionConfig::unnamed(2, Distance::Dot)).unwrap();
+    let create = |alias: &str, collection: &str| AliasAction::Create { alias: alias.to_owned(), collection: collection.to_owned() };
+    store.change_aliases(&[create("live", "c"), create("next", "d")]).unwrap();
+    assert!(Arc::ptr_eq(&store.collection("live").unwrap(), &collection));
+    // Both or neither: the second action fails, the first is not kept.
+    let missing = AliasAction::Delete { alias: "absent".to_owned() };
+    assert!(matches!(store.change_aliases(&[create("live", "d"), missing]), Err(Error::AliasNotFound { name }) if name == "absent"));
+    assert!(Arc::ptr_eq(&store.collection("live").unwrap(), &collection));
+    let switch = [create("live", "d"), AliasAction::Rename { from: "next".to_owned(), to: "old".to_owned() }, create("old", "c")];
+    store.change_aliases(&switch).unwrap();
+    assert!(Arc::ptr_eq(&store.collection("live").unwrap(), &other));
+    assert!(matches!(store.change_aliases(&[create("c", "d")]), Err(Error::CollectionExists { .. })), "an alias hides no collection");
+    assert!(matches!(store.create_collection("live", CollectionConfig::default()), Err(Error::CollectionExists { .. })));
+    assert!(!store.delete_collection("live").unwrap(), "an alias is no name to delete by");
+    drop((collection, other, store));
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.aliases(), BTreeMap::from([("live", "d"), ("old", "c")].map(|(alias, name)| (alias.to_owned(), name.to_owned()))));
+    store.delete_collection("d").unwrap();
+    assert_eq!(store.aliases().len(), 1, "a collection's aliases go with it");
+}
+
+#[test]
+fn a_replaced_point_with_the_same_vector_keeps_its_place() {
+    let (_folder, _store, collection) = filled();
+    let before = collection.info();
+    collection.upsert(vec![point(3, [3.0, 0.0], json!({"changed": true}))]).unwrap();
+    assert_eq!(payload_of(&collection, 3), json!({"changed": true}));
+    assert_eq!(collection.info().vectors["image"], before.vectors["image"]);
+    assert_eq!(numbers(&collection.search(&image(9)).unwrap()), [5, 4, 3, 2, 1]);
+}
