@@ -7,7 +7,7 @@ CARGO := cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients build test torture demo page-check audit check-setup docker-check
+.PHONY: help setup clients build test torture demo bench-index page-check audit check-setup docker-check
 
 help:
 	@echo 'make demo          train on the pictures of tests/data, export, serve, and search them in a browser'
@@ -17,6 +17,7 @@ help:
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
+	@echo 'make bench-index   the index beside other libraries: recall, speed, memory, filters, into target/bench-results (an hour)'
 	@echo '                   SMALL=1 takes 3 minutes; CIFAR10=/a/folder adds picture features, MILLION=1 a million of them; ONLY=names'
 	@echo 'make page-check    drives the page in headless Chromium'
 	@echo 'make audit         licences, bans and duplicates of all dependencies'
@@ -49,6 +50,12 @@ torture:
 
 demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')
+
+bench-index: python
+	$(CARGO) build --locked --release -p moco-index
+	@$(PYTHON) index/benches/peers/install.py
+	@$(PYTHON) index/benches/peers/run.py --program '$(TARGET)/release/moco-index' $(if $(filter-out 0,$(SMALL)),--small) \
+		$(if $(CIFAR10),--cifar10 '$(CIFAR10)') $(if $(filter-out 0,$(MILLION)),--million) $(if $(ONLY),--only '$(ONLY)')
 
 page-check: build
 	@$(PYTHON) tests/page/check.py --bin '$(TARGET)/release'

@@ -1,0 +1,148 @@
+//! Points as JSON lines, one a line, in the shape that Qdrant gives and takes them:
+//! `{"id": 1, "vector": [0.1, 0.2], "payload": {"kind": "cat"}}`; several vectors are `"vector": {"name": […]}`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Lines};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use moco_index::{Payload, Point, PointId, Record};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The vectors of a point, by name; the unnamed one alone is written as a bare list.
+///
+/// Numbers are read as f32 at once: by way of f64 a few of them would be rounded twice.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors(pub(crate) BTreeMap<String, Vec<f32>>);
+
+impl<'de> Deserialize<'de> for Vectors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct VectorsVisitor;
+
+        impl<'de> Visitor<'de> for VectorsVisitor {
+            type Value = Vectors;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a dense vector, or dense vectors by name")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Vectors, E> {
+                Ok(Vectors::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Vectors, A::Error> {
+                let vector = Vec::deserialize(de::value::SeqAccessDeserializer::new(sequence))?;
+                Ok(Vectors(BTreeMap::from([(String::new(), vector)])))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vectors, A::Error> {
+                BTreeMap::deserialize(de::value::MapAccessDeserializer::new(map)).map(Vectors)
+            }
+        }
+
+        deserializer.deserialize_any(VectorsVisitor)
+    }
+}
+
+impl Serialize for Vectors {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.get("") {
+            Some(unnamed) if self.0.len() == 1 => unnamed.serialize(serializer),
+            _ => self.0.serialize(serializer),
+        }
+    }
+}
+
+/// A point on its line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PointLine {
+    id: PointId,
+    #[serde(default)]
+    vector: Vectors,
+    #[serde(default)]
+    payload: Option<Payload>,
+}
+
+impl From<PointLine> for Point {
+    fn from(line: PointLine) -> Self {
+        Self { id: line.id, vectors: line.vector.0, payload: line.payload.unwrap_or_default() }
+    }
+}
+
+impl From<Record> for PointLine {
+    fn from(record: Record) -> Self {
+        Self { id: record.id, vector: Vectors(record.vectors.unwrap_or_default()), payload: record.payload }
+    }
+}
+
+/// The lines of a file, each parsed; empty ones are left out.
+pub(crate) struct JsonLines<T> {
+    path: PathBuf,
+    lines: Lines<BufReader<File>>,
+    number: usize,
+    of: std::marker::PhantomData<T>,
+}
+
+impl<T> JsonLines<T> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), lines: BufReader::with_capacity(1 << 20, file).lines(), number: 0, of: std::marker::PhantomData })
+    }
+}
+
+impl<T: de::DeserializeOwned> Iterator for JsonLines<T> {
+    type Item = Result<T>;
+
+    fn next(&mut self) -> Option<Result<T>> {
+        loop {
+            let line = match self.lines.next()? {
+                Ok(line) => line,
+                Err(source) => return Some(Err(source).with_context(|| format!("cannot read {}", self.path.display()))),
+            };
+            self.number += 1;
+            if !line.trim().is_empty() {
+                let at = || format!("{}, line {}", self.path.display(), self.number);
+                return Some(serde_json::from_str(&line).with_context(at));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_written_as_it_is_read_bit_for_bit() {
+        for text in [
+            r#"{"id":1,"vector":[0.1,1e-40,3.4028235e+38],"payload":{"a":1}}"#,
+            r#"{"id":"550e8400-e29b-41d4-a716-446655440000","vector":{"a":[1.0],"b":[2.0,3.0]},"payload":null}"#,
+            r#"{"id":2,"vector":{},"payload":{}}"#,
+        ] {
+            let line: PointLine = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        }
+        // Halfway between two f32 in f64, a hair above in decimal.
+        let vectors: Vectors = serde_json::from_str("[1.00000017881393432617187501]").unwrap();
+        assert_eq!(vectors.0[""], [1.0000002f32]);
+    }
+
+    #[test]
+    fn what_is_no_point_is_refused() {
+        for text in [
+            r#"{"vector":[1.0]}"#,
+            r#"{"id":1,"vectors":[1.0]}"#,
+            r#"{"id":1,"vector":[null]}"#,
+            r#"{"id":1,"vector":[[1.0]]}"#,
+            r#"{"id":1,"vector":{"sparse":{"indices":[1],"values":[0.5]}}}"#,
+            r#"{"id":-1}"#,
+            r#"{"id":1,"payload":[]}"#,
+        ] {
+            assert!(serde_json::from_str::<PointLine>(text).is_err(), "{text}");
+        }
+    }
+}
