@@ -160,6 +160,7 @@ pub(crate) fn score_all(
 /// Numbers that pass a filter, as a plain set of bits: it is asked once a vector that is compared.
 struct Passing {
     words: Vec<u64>,
+    count: usize,
 }
 
 impl Passing {
@@ -168,7 +169,19 @@ impl Passing {
         for number in numbers {
             words[number as usize / 64] |= 1 << (number % 64);
         }
-        Self { words }
+        Self { words, count: numbers.len() as usize }
+    }
+
+    /// Ascending.
+    fn numbers(&self) -> impl Iterator<Item = PointNumber> + '_ {
+        self.words.iter().enumerate().flat_map(|(place, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros();
+                rest &= rest.wrapping_sub(1);
+                (bit < 64).then_some(place as PointNumber * 64 + bit)
+            })
+        })
     }
 
     fn has(&self, number: PointNumber) -> bool {
@@ -180,6 +193,15 @@ impl Passing {
 fn accepted(segment: &Segment, live: Option<&Bits>, passing: Option<&Passing>) -> Option<Bits> {
     let Some(passing) = passing else { return live.cloned() };
     let mut accept = Bits::none(segment.rows());
+    // A look-up costs about as much as passing over so many rows.
+    if passing.count.saturating_mul(LOOK_UP_COST) < segment.rows() {
+        for row in passing.numbers().flat_map(|point| segment.rows_of_point(point)) {
+            if live.is_none_or(|live| live.contains(row)) {
+                accept.insert(row);
+            }
+        }
+        return Some(accept);
+    }
     for (row, point) in segment.points().iter().enumerate() {
         if passing.has(*point) && live.is_none_or(|live| live.contains(row as Row)) {
             accept.insert(row as Row);
@@ -197,8 +219,9 @@ fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], w
         // A walk with `ef` candidates compares with about a dozen vectors for each, and a filter that passes one in n makes it n times as many.
         let share = accepted as f64 / segment.rows().max(1) as f64;
         let estimate = (COMPARED_PER_CANDIDATE * ef as f64 / share.max(1e-9)) as usize;
-        if estimate < accepted
-            && let Some(found) = segment.walk(query, ef, wanted, accept, accepted)
+        let budget = accepted.saturating_mul(COMPARED_PER_ROW);
+        if estimate < budget
+            && let Some(found) = segment.walk(query, ef, wanted, accept, budget)
             && found.len() >= enough
         {
             return found.into_iter().map(|scored| (scored.nearness, scored.row)).collect();
@@ -209,6 +232,10 @@ fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], w
 
 /// Vectors that a walk compares with, for each candidate that it keeps.
 const COMPARED_PER_CANDIDATE: f64 = 17.0;
+/// Codes that a walk compares in the time in which a scan compares one full row.
+const COMPARED_PER_ROW: usize = 2;
+/// Rows passed over in the time that it takes to look one point up.
+const LOOK_UP_COST: usize = 64;
 
 /// The nearest of what is offered.
 struct NearestOf<'a> {

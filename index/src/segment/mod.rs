@@ -167,6 +167,8 @@ pub(crate) struct Segment {
     layer_starts: Vec<usize>,
     /// A copy of what walks read all over, on large pages.
     resident: OnceLock<LargePages>,
+    /// Rows in the order of their points' numbers, once somebody asked; `None` where that is their own order.
+    by_point: OnceLock<Option<Vec<Row>>>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -266,6 +268,25 @@ impl Segment {
     /// By row.
     pub(crate) fn points(&self) -> &[u32] {
         self.section(Kind::Points)
+    }
+
+    /// The rows of a point: the one that lives, if it lives here, and those that it had before.
+    pub(crate) fn rows_of_point(&self, point: u32) -> impl Iterator<Item = Row> + '_ {
+        let points = self.points();
+        let order = self.by_point.get_or_init(|| {
+            (!points.is_sorted()).then(|| {
+                let mut rows: Vec<Row> = (0..points.len() as Row).collect();
+                rows.sort_by_key(|row| points[*row as usize]);
+                rows
+            })
+        });
+        let row_at = move |place: usize| order.as_ref().map_or(place as Row, |rows| rows[place]);
+        let (mut from, mut to) = (0, points.len());
+        while from < to {
+            let middle = from.midpoint(to);
+            if points[row_at(middle) as usize] < point { from = middle + 1 } else { to = middle }
+        }
+        (from..points.len()).map(row_at).take_while(move |row| points[*row as usize] == point)
     }
 
     pub(crate) fn point(&self, row: Row) -> u32 {

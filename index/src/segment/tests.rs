@@ -240,6 +240,23 @@ fn rows_keep_their_slots_points_ids_and_vectors() {
 }
 
 #[test]
+fn the_rows_of_a_point_are_found_in_whatever_order_points_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let vectors: Vec<Vec<f32>> = (0..300).map(|i| vec![i as f32, 1.0]).collect();
+    // In order, and as after many replacements: several rows a point, in no order.
+    let numbers: [fn(u32) -> u32; 2] = [|row| 2 * row, |row| row * 37 % 101];
+    for number in numbers {
+        let mut input = input(Distance::Euclid, &vectors);
+        (0..).zip(&mut input.points).for_each(|(row, point)| *point = number(row));
+        let segment = write_and_open(folder.path(), &input, &PARAMS);
+        for point in 0..700 {
+            let expected: Vec<Row> = (0..300).filter(|row| number(*row) == point).collect();
+            assert_eq!(segment.rows_of_point(point).collect::<Vec<_>>(), expected, "point {point}");
+        }
+    }
+}
+
+#[test]
 fn extreme_vectors_are_indexed_and_scored_finite() {
     let mut vectors = clustered(8, 200, 6);
     vectors[3] = vec![f32::MAX; 6];
