@@ -157,7 +157,8 @@ fn deleted_points_are_never_returned_and_enough_of_them_bring_a_new_graph() {
         let hit = &collection.search(&SearchRequest::new(vector.clone(), 1)).unwrap()[0];
         assert_eq!((hit.id, hit.score), (PointId::Num(id), 0.0));
     }
-    assert_eq!(collection.info().vectors[""].indexed, 2600, "400 rows beside the graph: scanned");
+    let indexed = collection.info().vectors[""].indexed;
+    assert!((2600..=3000).contains(&indexed), "the 400 new ones are scanned, until they have a segment too: {indexed}");
     check(1000);
     assert_eq!(collection.count(), 3000);
 }
