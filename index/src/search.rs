@@ -185,16 +185,20 @@ impl Passing {
     }
 
     fn has(&self, number: PointNumber) -> bool {
-        self.words.get(number as usize / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
+        self.bit(number) == 1
+    }
+
+    fn bit(&self, number: PointNumber) -> u64 {
+        self.words.get(number as usize / 64).map_or(0, |word| word >> (number % 64) & 1)
     }
 }
 
 /// The rows of a segment that may be returned; `None`: all.
 fn accepted(segment: &Segment, live: Option<&Bits>, passing: Option<&Passing>) -> Option<Bits> {
     let Some(passing) = passing else { return live.cloned() };
-    let mut accept = Bits::none(segment.rows());
     // A look-up costs about as much as passing over so many rows.
     if passing.count.saturating_mul(LOOK_UP_COST) < segment.rows() {
+        let mut accept = Bits::none(segment.rows());
         for row in passing.numbers().flat_map(|point| segment.rows_of_point(point)) {
             if live.is_none_or(|live| live.contains(row)) {
                 accept.insert(row);
@@ -202,10 +206,9 @@ fn accepted(segment: &Segment, live: Option<&Bits>, passing: Option<&Passing>) -
         }
         return Some(accept);
     }
-    for (row, point) in segment.points().iter().enumerate() {
-        if passing.has(*point) && live.is_none_or(|live| live.contains(row as Row)) {
-            accept.insert(row as Row);
-        }
+    let mut accept = Bits::of(segment.points(), |point| passing.bit(point));
+    if let Some(live) = live {
+        accept.intersect(live);
     }
     Some(accept)
 }

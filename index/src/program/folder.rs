@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use moco_index::{Collection, CollectionConfig, Store};
+use moco_index::{Collection, CollectionConfig, Store, StoreOptions};
 
 use super::usage;
 
@@ -18,7 +18,12 @@ pub(crate) fn open(folder: &Path) -> Result<Store> {
     if folder.is_dir() && !folder.join(CATALOGUE).exists() {
         return Err(usage(format!("{} is no data folder of this program: it holds no {CATALOGUE}", folder.display())));
     }
-    Ok(Store::open(folder)?)
+    Ok(Store::open_with(folder, &options())?)
+}
+
+/// Whoever waits for a command gives it all of the machine.
+fn options() -> StoreOptions {
+    StoreOptions::default().build_threads(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Opens a data folder, or makes one where there is nothing. A folder of something else is left alone.
@@ -33,7 +38,7 @@ pub(crate) fn open_or_make(folder: &Path) -> Result<Store> {
             return Err(usage(format!("{folder} is no data folder of this program: it holds {other}; name a new or an empty one")));
         }
     }
-    Ok(Store::open(folder)?)
+    Ok(Store::open_with(folder, &options())?)
 }
 
 /// The collection of that name; without a name, the only one.

@@ -24,6 +24,22 @@ impl Bits {
         bits
     }
 
+    /// Those of the rows of a column that `keep` says 1 of, 0 of the others. Without a branch for each: whether a row
+    /// passes is often a toss.
+    pub(crate) fn of<T: Copy>(column: &[T], keep: impl Fn(T) -> u64) -> Self {
+        let word = |values: &[T]| values.iter().enumerate().fold(0, |word, (bit, value)| word | (keep(*value) & 1) << bit);
+        let words: Vec<u64> = column.chunks(64).map(word).collect();
+        let ones = words.iter().map(|word| word.count_ones() as usize).sum();
+        Self { words, ones }
+    }
+
+    /// Keeps the rows that are in `other` too.
+    pub(crate) fn intersect(&mut self, other: &Self) {
+        let others = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter_mut().zip(others).for_each(|(word, other)| *word &= other);
+        self.ones = self.words.iter().map(|word| word.count_ones() as usize).sum();
+    }
+
     /// Rows past the end are not in the set.
     #[inline(always)]
     pub(crate) fn contains(&self, row: Row) -> bool {
@@ -94,6 +110,11 @@ mod tests {
             let expected: Vec<Row> = (0..rows as Row).filter(|row| row % 3 != 0).collect();
             assert_eq!((bits.iter().collect::<Vec<_>>(), bits.count()), (expected.clone(), expected.len()));
             assert_eq!(expected.iter().copied().collect::<Bits>().iter().collect::<Vec<_>>(), expected);
+            let column: Vec<Row> = (0..rows as Row).collect();
+            let mut even = Bits::of(&column, |row| u64::from(row % 2 == 0));
+            even.intersect(&bits);
+            let both: Vec<Row> = expected.iter().copied().filter(|row| row % 2 == 0).collect();
+            assert_eq!((even.iter().collect::<Vec<_>>(), even.count()), (both.clone(), both.len()));
         }
     }
 }
