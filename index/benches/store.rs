@@ -120,7 +120,15 @@ fn searches(folder: &Path, points: u64) {
     let (one, two) = (middle(rounds.iter().map(|round| round.0).collect()), middle(rounds.iter().map(|round| round.1).collect()));
     println!("searches a second, 1 thread       {one:>10.0}\nsearches a second, 2 threads      {two:>10.0}   {:.2} x", two / one);
 
-    let mut idle: Vec<Duration> = (0..3000).map(|number| query(&collection, number)).collect();
+    // Long enough for the tail to become segments, and for those to be merged, under the searches.
+    let for_a_while = || {
+        let (start, mut times) = (Instant::now(), Vec::new());
+        while start.elapsed() < Duration::from_secs(10) {
+            times.push(query(&collection, times.len() as u64 % 3000));
+        }
+        times
+    };
+    let mut idle = for_a_while();
     let stop = AtomicBool::new(false);
     let (mut busy, written) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -128,12 +136,12 @@ fn searches(folder: &Path, points: u64) {
             while !stop.load(Ordering::Relaxed) {
                 collection.upsert((number..number + 20).map(point).collect()).unwrap();
                 number += 20;
-                // As fast as an encoder on two cores can embed.
+                // 400 points a second: more than a small encoder embeds on two cores.
                 std::thread::sleep(Duration::from_millis(50));
             }
             number - points
         });
-        let busy: Vec<Duration> = (0..3000).map(|number| query(&collection, number)).collect();
+        let busy = for_a_while();
         stop.store(true, Ordering::Relaxed);
         (busy, writer.join().unwrap())
     });

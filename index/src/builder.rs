@@ -21,7 +21,7 @@ use crate::truth::{SegmentRow, Slot};
 use crate::writer::{Install, Job, Write};
 
 /// Vectors in the tail that a search may have to scan, once there are segments. A scan of so many costs about as much as a walk.
-const LONGEST_TAIL: usize = 2000;
+const LONGEST_TAIL: usize = 1000;
 /// A segment is built anew when one in so many of its vectors died.
 const DEAD_SHARE: usize = 5;
 /// Neighbouring segments are merged when there are so many of about one size.

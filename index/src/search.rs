@@ -10,12 +10,14 @@ use std::collections::{BinaryHeap, HashSet};
 use roaring::RoaringBitmap;
 
 use crate::config::{HnswParams, VectorParams};
+use crate::distance::Distance;
 use crate::error::Result;
 use crate::filter::Filter;
 use crate::id::PointId;
-use crate::segment::{Bits, Row, Segment};
+use crate::kernel::{Isa, Kernel, Work};
+use crate::segment::{Bits, Row, Segment, nearness};
 use crate::state::{Body, Space};
-use crate::tail::Owner;
+use crate::tail::{Owner, Tail};
 use crate::truth::{PointNumber, SegmentRow};
 
 /// What to look for. Start from [`SearchRequest::new`].
@@ -111,11 +113,7 @@ pub(crate) fn search(
             }
         }
     }
-    for (owner, vector) in space.tail.rows() {
-        if passing.as_ref().is_none_or(|passing| passing.has(owner.point)) {
-            nearest.offer(params.distance.nearness(query, vector), *owner);
-        }
-    }
+    Kernel::get().run(TailScan { tail: &space.tail, distance: params.distance, query, passing: passing.as_ref(), nearest: &mut nearest });
     let found = nearest
         .into_sorted()
         .into_iter()
@@ -125,6 +123,28 @@ pub(crate) fn search(
         Some(threshold) => found.filter(|found| params.distance.passes(found.score, threshold)).collect(),
         None => found.collect(),
     })
+}
+
+/// Compares with every vector of the tail that passes.
+struct TailScan<'a, 'b> {
+    tail: &'a Tail,
+    distance: Distance,
+    query: &'a [f32],
+    passing: Option<&'a Passing>,
+    nearest: &'a mut NearestOf<'b>,
+}
+
+impl Work for TailScan<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for (owner, vector) in self.tail.rows() {
+            if self.passing.is_none_or(|passing| passing.has(owner.point)) {
+                self.nearest.offer(nearness(isa, self.distance, self.query, vector), *owner);
+            }
+        }
+    }
 }
 
 /// The points whose vectors `score` highest, the highest first, ties by id: every vector is looked at.

@@ -27,6 +27,7 @@ use memmap2::Mmap;
 use uuid::Uuid;
 
 pub(crate) use bits::Bits;
+pub(crate) use scan::nearness;
 pub(crate) use write::write;
 
 use self::format::{Header, Kind};

@@ -11,7 +11,7 @@ const LINES: usize = 4;
 
 /// How near two vectors are, as [`Distance::nearness`], bit for bit.
 #[inline(always)]
-pub(super) fn nearness<I: Isa>(isa: I, distance: Distance, a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn nearness<I: Isa>(isa: I, distance: Distance, a: &[f32], b: &[f32]) -> f32 {
     let nearness = match distance {
         Distance::Cosine | Distance::Dot => isa.dot(a, b),
         Distance::Euclid => -isa.squared_euclid(a, b).sqrt(),
