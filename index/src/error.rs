@@ -140,6 +140,7 @@ impl Error {
         }
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            Some(ErrorCode::CannotOpen) if has_no_space_beside(&path) => Self::DiskFull { path },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged { path, reason: source.to_string() },
             _ => Self::Database { path, source: Arc::new(source) },
@@ -156,4 +157,13 @@ impl Error {
         let Self::Database { source, .. } = self else { return false };
         matches!(source.sqlite_error().map(|error| error.extended_code), Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
     }
+}
+
+/// SQLite says "cannot open" of a file that it cannot make for want of space, and forgets the reason: the file system is asked.
+fn has_no_space_beside(path: &Path) -> bool {
+    let probe = path.with_extension("probe");
+    let outcome = std::fs::write(&probe, [0]);
+    // If it was not made there is nothing to remove.
+    let _ = std::fs::remove_file(&probe);
+    outcome.is_err_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
