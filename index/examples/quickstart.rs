@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop((pets, store));
 
     let pets = Store::open(&folder)?.collection("pets")?;
-    for hit in pets.search(&SearchRequest { with_payload: true, ..SearchRequest::new(vec![1.0, 0.2, 0.0], 2) })? {
+    for hit in pets.search(&SearchRequest { with_payload: true.into(), ..SearchRequest::new(vec![1.0, 0.2, 0.0], 2) })? {
         println!("{} {:.3} {}", hit.id, hit.score, hit.payload.unwrap_or_default()["name"]);
     }
     std::fs::remove_dir_all(&folder)?;

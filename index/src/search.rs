@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::filter::Filter;
 use crate::id::PointId;
 use crate::kernel::{Isa, Kernel, Work};
+use crate::payload::PayloadSelect;
 use crate::segment::{Bits, Row, Segment, nearness};
 use crate::state::{Body, Space};
 use crate::tail::{Owner, Tail};
@@ -41,7 +42,8 @@ pub struct SearchRequest {
     pub exclude: Vec<PointId>,
     /// Only points that pass it.
     pub filter: Option<Filter>,
-    pub with_payload: bool,
+    /// The parts of the payload that a hit has.
+    pub with_payload: PayloadSelect,
     pub with_vectors: bool,
     /// Ids and scores are in memory; whatever else is asked for is read from the database.
     pub with_version: bool,
@@ -60,7 +62,7 @@ impl SearchRequest {
             score_threshold: None,
             exclude: Vec::new(),
             filter: None,
-            with_payload: false,
+            with_payload: PayloadSelect::None,
             with_vectors: false,
             with_version: false,
         }

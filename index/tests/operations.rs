@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moco_index::{
-    Ack, AliasAction, Collection, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, KeyPath, Operation, OrderBy,
-    Payload, PayloadSchema, Point, PointId, Recommend, Scalar, SearchRequest, Selector, Store, Strategy, UpsertMode, VectorParams,
+    Ack, AliasAction, Collection, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, Hit, KeyPath, Operation,
+    OrderBy, Payload, PayloadSchema, PayloadSelect, Point, PointId, Recommend, Record, Scalar, SearchRequest, Selector, Store, Strategy,
+    UpsertMode, VectorParams,
 };
 use serde_json::{Value, json};
 
@@ -68,8 +69,8 @@ fn image(limit: usize) -> SearchRequest {
     SearchRequest { vector_name: "image".to_owned(), ..SearchRequest::new(vec![1.0, 0.0], limit) }
 }
 
-fn numbers(hits: &[moco_index::Hit]) -> Vec<u64> {
-    let number = |hit: &moco_index::Hit| match hit.id {
+fn numbers(hits: &[Hit]) -> Vec<u64> {
+    let number = |hit: &Hit| match hit.id {
         PointId::Num(number) => number,
         PointId::Uuid(uuid) => panic!("{uuid}"),
     };
@@ -288,10 +289,51 @@ fn groups_hold_the_nearest_of_each_value_and_points_of_several_values_are_in_sev
     let found: Vec<_> = groups.iter().map(|group| (group.value.clone(), numbers(&group.hits))).collect();
     assert_eq!(found, [(json!("b"), vec![2]), (json!("a"), vec![1])]);
     let groups =
-        collection.search_groups(&SearchRequest { with_payload: true, ..image(1) }, &KeyPath::parse("city").unwrap(), 2, 1).unwrap();
+        collection.search_groups(&SearchRequest { with_payload: true.into(), ..image(1) }, &KeyPath::parse("city").unwrap(), 2, 1).unwrap();
     assert_eq!((groups.len(), groups[0].value.clone(), numbers(&groups[0].hits)), (1, json!("Berlin"), vec![3, 1]));
     assert_eq!(groups[0].hits[0].payload.as_ref().unwrap()["city"], "Berlin");
     assert!(matches!(collection.search_groups(&image(1), &KeyPath::parse("city").unwrap(), 0, 1), Err(Error::Limit)));
+}
+
+#[test]
+fn every_answer_that_has_payloads_has_the_parts_that_were_selected() {
+    let (_folder, _store, collection) = filled();
+    let (city, n) = (KeyPath::parse("city").unwrap(), KeyPath::parse("n").unwrap());
+    let schema = PayloadSchema::parse(&json!("float")).unwrap();
+    apply(&collection, Operation::CreateIndex { key: n.clone(), schema }).unwrap();
+    let order = OrderBy { key: n.clone(), direction: Direction::Ascending, start_from: None };
+    let recommend = |strategy| Recommend { positive: vec![Example::Id(id(1))], negative: vec![], strategy, lookup: None };
+    let (without_1, all_but_n) = (Filter { must_not: vec![Condition::has_id([1])], ..Filter::default() }, PayloadSelect::Exclude(vec![n]));
+    for (select, keys) in [
+        (PayloadSelect::All, Some(vec!["city", "n", "tags"])),
+        (PayloadSelect::None, None),
+        (PayloadSelect::Include(vec![city.clone()]), Some(vec!["city"])),
+        (all_but_n, Some(vec!["city", "tags"])),
+    ] {
+        let of_2 = |points: Vec<(PointId, Option<Payload>)>| {
+            let (_, payload) = points.into_iter().find(|(point, _)| *point == id(2)).expect("2 is among them");
+            payload.map(|payload| payload.keys().cloned().collect::<Vec<_>>())
+        };
+        let of_records = |records: Vec<Record>| of_2(records.into_iter().map(|record| (record.id, record.payload)).collect());
+        let of_hits = |hits: Vec<Hit>| of_2(hits.into_iter().map(|hit| (hit.id, hit.payload)).collect());
+        let request = SearchRequest { with_payload: select.clone(), ..image(9) };
+        let groups = collection.search_groups(&request, &city, 9, 9).unwrap();
+        let ordered = collection.scroll_ordered(&order, None, 9, select.clone(), false).unwrap();
+        let found = [
+            of_hits(collection.search(&request).unwrap()),
+            of_hits(collection.recommend(&recommend(Strategy::AverageVector), &request).unwrap()),
+            of_hits(collection.recommend(&recommend(Strategy::SumScores), &request).unwrap()),
+            of_hits(groups.into_iter().flat_map(|group| group.hits).collect()),
+            of_records(ordered.into_iter().map(|(record, _)| record).collect()),
+            of_records(collection.retrieve(&[id(2)], select.clone(), false).unwrap()),
+            of_records(collection.scroll(None, 9, select.clone(), false).unwrap().0),
+            of_records(collection.scroll_passing(Some(&without_1), None, 9, select.clone(), false).unwrap().0),
+            of_records(collection.sample(None, 9, 1, select.clone(), false).unwrap()),
+        ];
+        for keys_found in found {
+            assert_eq!(keys_found.as_ref().map(|keys| keys.iter().map(String::as_str).collect::<Vec<_>>()), keys, "{select:?}");
+        }
+    }
 }
 
 #[test]

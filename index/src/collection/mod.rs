@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::id::PointId;
 use crate::operation::{Ack, Operation, Selector, UpsertMode};
-use crate::payload::KeyPath;
-use crate::point::{Hit, Payload, Point, Record, check_payload};
+use crate::payload::{KeyPath, PayloadSelect};
+use crate::point::{Hit, Point, Record, check_payload};
 use crate::search::{self, Found, SearchRequest};
 use crate::segment::SegmentStats;
 use crate::sets::Stored;
@@ -192,13 +192,14 @@ impl Collection {
     }
 
     /// The points of these ids, in their order; ids that name none are left out.
-    pub fn retrieve(&self, ids: &[PointId], with_payload: bool, with_vectors: bool) -> Result<Vec<Record>> {
+    pub fn retrieve(&self, ids: &[PointId], with_payload: impl Into<PayloadSelect>, with_vectors: bool) -> Result<Vec<Record>> {
         self.check_open()?;
+        let with_payload = with_payload.into();
         self.shared.read(|truth| {
             let mut records = Vec::with_capacity(ids.len());
             for id in ids {
                 if let Some(row) = truth.point_by_id(*id)? {
-                    records.push(record(truth, &row, with_payload, with_vectors)?);
+                    records.push(record(truth, &row, &with_payload, with_vectors)?);
                 }
             }
             Ok(records)
@@ -210,7 +211,7 @@ impl Collection {
         &self,
         from: Option<PointId>,
         limit: usize,
-        with_payload: bool,
+        with_payload: impl Into<PayloadSelect>,
         with_vectors: bool,
     ) -> Result<(Vec<Record>, Option<PointId>)> {
         self.scroll_passing(None, from, limit, with_payload, with_vectors)
@@ -222,10 +223,11 @@ impl Collection {
         filter: Option<&Filter>,
         from: Option<PointId>,
         limit: usize,
-        with_payload: bool,
+        with_payload: impl Into<PayloadSelect>,
         with_vectors: bool,
     ) -> Result<(Vec<Record>, Option<PointId>)> {
         self.check_open()?;
+        let with_payload = with_payload.into();
         if filter.is_some() {
             // To load them takes time and the gate: not while a transaction is open.
             self.shared.with_sets(|_, _| Ok(()))?;
@@ -251,7 +253,7 @@ impl Collection {
                     next = Some(row.id);
                     return Ok(false);
                 }
-                records.push(record(truth, &row, with_payload, with_vectors)?);
+                records.push(record(truth, &row, &with_payload, with_vectors)?);
                 Ok(true)
             })?;
             Ok((records, next))
@@ -276,7 +278,7 @@ impl Collection {
             let numbers = passing.as_ref().map(|passing| &passing.numbers);
             let lost = |part: &crate::truth::SegmentRow| self.shared.read(|truth| upkeep::vectors_of_range(truth, part));
             let found = search::search(&space, &params, &hnsw, request, &query, numbers, &lost)?;
-            let read = request.with_payload || request.with_vectors || request.with_version;
+            let read = request.with_payload.wants_any() || request.with_vectors || request.with_version;
             if !read && !passing.is_some_and(|passing| passing.read_later) {
                 return Ok(Some(found.iter().map(|found| Hit::new(found.owner.id, found.score)).collect()));
             }
@@ -303,7 +305,7 @@ impl Collection {
                 if row.slots.get(&request.vector_name) != Some(&owner.slot) {
                     return Ok(None);
                 }
-                let Record { id, version, payload, vectors } = record(truth, &row, request.with_payload, request.with_vectors)?;
+                let Record { id, version, payload, vectors } = record(truth, &row, &request.with_payload, request.with_vectors)?;
                 hits.push(Hit { id, score: *score, version: Some(version), payload, vectors });
             }
             Ok(Some(hits))
@@ -441,8 +443,8 @@ impl Drop for Collection {
 }
 
 /// What is stored of a point.
-fn record(truth: &Truth, row: &PointRow, with_payload: bool, with_vectors: bool) -> Result<Record> {
-    let payload: Option<Payload> = if with_payload { Some(row.payload(&truth.0.path)?) } else { None };
+fn record(truth: &Truth, row: &PointRow, with_payload: &PayloadSelect, with_vectors: bool) -> Result<Record> {
+    let payload = if with_payload.wants_any() { Some(with_payload.apply(row.payload(&truth.0.path)?)) } else { None };
     let vectors = if with_vectors { Some(truth.vectors_of(row)?) } else { None };
     Ok(Record { id: row.id, version: row.version, payload, vectors })
 }

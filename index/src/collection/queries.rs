@@ -10,7 +10,7 @@ use super::{Collection, record, upkeep};
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Number, Scalar};
 use crate::id::PointId;
-use crate::payload::{Direction, KeyPath, StartFrom};
+use crate::payload::{Direction, KeyPath, PayloadSelect, StartFrom};
 use crate::point::{Hit, Record};
 use crate::search::{self, SearchRequest};
 use crate::vector;
@@ -174,7 +174,7 @@ impl Collection {
         let points = self.count().max(1);
         let mut wanted = limit.saturating_mul(group_size).saturating_mul(2).min(points);
         loop {
-            let hits = self.search(&SearchRequest { limit: wanted, offset: 0, with_payload: true, ..request.clone() })?;
+            let hits = self.search(&SearchRequest { limit: wanted, offset: 0, with_payload: PayloadSelect::All, ..request.clone() })?;
             let all = hits.len() < wanted || wanted >= points;
             let mut groups: Vec<Group> = Vec::new();
             for hit in &hits {
@@ -189,7 +189,8 @@ impl Collection {
                         None => continue,
                     };
                     if group.hits.len() < group_size {
-                        let payload = hit.payload.clone().filter(|_| request.with_payload);
+                        let payload = hit.payload.clone().filter(|_| request.with_payload.wants_any());
+                        let payload = payload.map(|payload| request.with_payload.apply(payload));
                         group.hits.push(Hit { payload, ..hit.clone() });
                     }
                 }
@@ -212,10 +213,11 @@ impl Collection {
         order: &OrderBy,
         filter: Option<&Filter>,
         limit: usize,
-        with_payload: bool,
+        with_payload: impl Into<PayloadSelect>,
         with_vectors: bool,
     ) -> Result<Vec<(Record, Number)>> {
         self.check_open()?;
+        let with_payload = with_payload.into();
         let passing = filter.map(|filter| self.shared.passing(filter, None)).transpose()?;
         let found: Vec<(u32, Number)> = self.shared.with_sets(|sets, _| {
             let ordered = sets.indexes.ordered(&order.key, order.direction, order.start_from)?;
@@ -227,7 +229,7 @@ impl Collection {
             for (number, value) in &found {
                 // One that was deleted meanwhile is left out.
                 if let Some(row) = truth.point_by_number(*number)? {
-                    records.push((record(truth, &row, with_payload, with_vectors)?, *value));
+                    records.push((record(truth, &row, &with_payload, with_vectors)?, *value));
                 }
             }
             Ok(records)
@@ -246,8 +248,16 @@ impl Collection {
     }
 
     /// Some points, drawn without preference. One seed draws the same from the same points.
-    pub fn sample(&self, filter: Option<&Filter>, limit: usize, seed: u64, with_payload: bool, with_vectors: bool) -> Result<Vec<Record>> {
+    pub fn sample(
+        &self,
+        filter: Option<&Filter>,
+        limit: usize,
+        seed: u64,
+        with_payload: impl Into<PayloadSelect>,
+        with_vectors: bool,
+    ) -> Result<Vec<Record>> {
         self.check_open()?;
+        let with_payload = with_payload.into();
         let numbers: RoaringBitmap = match filter {
             Some(filter) => self.shared.passing(filter, None)?.numbers,
             None => self.shared.with_sets(|sets, _| Ok(sets.all().clone()))?,
@@ -266,7 +276,7 @@ impl Collection {
             for place in &drawn {
                 let number = numbers.select(*place as u32).expect("a place below the count");
                 if let Some(row) = truth.point_by_number(number)? {
-                    records.push(record(truth, &row, with_payload, with_vectors)?);
+                    records.push(record(truth, &row, &with_payload, with_vectors)?);
                 }
             }
             Ok(records)

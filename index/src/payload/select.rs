@@ -114,12 +114,18 @@ fn exclude(value: Value, paths: &[&[Step]]) -> Option<Value> {
     })
 }
 
+/// All of the payload, or nothing of it.
+impl From<bool> for PayloadSelect {
+    fn from(all: bool) -> Self {
+        if all { Self::All } else { Self::None }
+    }
+}
+
 impl<'de> Deserialize<'de> for PayloadSelect {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let paths = |value: Value| serde_json::from_value::<Vec<KeyPath>>(value).map_err(de::Error::custom);
         match Value::deserialize(deserializer)? {
-            Value::Bool(true) => Ok(Self::All),
-            Value::Bool(false) => Ok(Self::None),
+            Value::Bool(all) => Ok(all.into()),
             list @ Value::Array(_) => Ok(Self::Include(paths(list)?)),
             Value::Object(fields) if fields.len() == 1 => match fields.into_iter().next() {
                 Some((key, list)) if key == "include" => Ok(Self::Include(paths(list)?)),

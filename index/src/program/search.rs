@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Search) -> Result<()> {
             score_threshold: arguments.score_threshold,
             exclude,
             filter: filter.clone(),
-            with_payload: arguments.payload,
+            with_payload: arguments.payload.into(),
             with_vectors: arguments.vectors,
             ..SearchRequest::new(Vec::new(), arguments.limit)
         };

@@ -168,7 +168,7 @@ fn read_all(store: &Store, content: &Content) -> Result<usize, String> {
         let request = SearchRequest {
             vector_name: name.to_owned(),
             with_vectors: true,
-            with_payload: true,
+            with_payload: true.into(),
             ..SearchRequest::new(vec![1.0; size], 9)
         };
         for exact in [false, true] {

@@ -239,7 +239,7 @@ async fn run(service: &Service, collection: &Arc<Collection>, search: Search, pe
         exact,
         score_threshold,
         exclude,
-        with_payload: payloads,
+        with_payload: payloads.into(),
         with_vectors: vectors,
         with_version: true,
         ..SearchRequest::new(Vec::new(), limit)
