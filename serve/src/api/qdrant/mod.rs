@@ -7,7 +7,6 @@
 mod answer;
 mod collections;
 mod images;
-mod payload;
 mod points;
 mod query;
 mod vector;

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use moco_index::{Collection, Payload, Point, PointId, Record};
+use moco_index::{Collection, Payload, PayloadSelect, Point, PointId, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::{Error, answer, blocking, read};
 use super::collections::open;
-use super::payload::Selector;
 use super::vector::{Image, Input, Node, Output};
 use super::{images, refuse_given};
 use crate::api::Refusal;
@@ -265,19 +264,15 @@ struct RecordOut {
     vector: Option<Output>,
 }
 
-fn record_out(record: Record, with_payload: &Selector, with_vector: &VectorSelector) -> RecordOut {
-    RecordOut {
-        id: record.id,
-        payload: record.payload.map(|payload| with_payload.apply(payload)),
-        vector: record.vectors.map(|vectors| with_vector.apply(vectors)),
-    }
+fn record_out(record: Record, with_vector: &VectorSelector) -> RecordOut {
+    RecordOut { id: record.id, payload: record.payload, vector: record.vectors.map(|vectors| with_vector.apply(vectors)) }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Retrieve {
     ids: Vec<PointId>,
-    with_payload: Option<Selector>,
+    with_payload: Option<PayloadSelect>,
     #[serde(alias = "with_vectors")]
     with_vector: Option<VectorSelector>,
     shard_key: Option<Value>,
@@ -295,12 +290,12 @@ pub(super) async fn retrieve(
         let (body, _bytes) = read::<Retrieve>(&service, &request, payload).await?;
         refuse_given([("shard_key", &body.shard_key)])?;
         check_count(body.ids.len(), service.limits().max_points)?;
-        let with_payload = body.with_payload.unwrap_or(Selector::All);
+        let with_payload = body.with_payload.unwrap_or_default();
         let with_vector = body.with_vector.unwrap_or(VectorSelector::All(false));
         with_vector.check(&collection)?;
-        let (payloads, vectors) = (with_payload.wants_any(), with_vector.wants_any());
-        let records = blocking(move || collection.retrieve(&body.ids, payloads, vectors)).await?;
-        Ok(records.into_iter().map(|record| record_out(record, &with_payload, &with_vector)).collect::<Vec<_>>())
+        let vectors = with_vector.wants_any();
+        let records = blocking(move || collection.retrieve(&body.ids, with_payload, vectors)).await?;
+        Ok(records.into_iter().map(|record| record_out(record, &with_vector)).collect::<Vec<_>>())
     })
     .await
 }
@@ -314,7 +309,7 @@ pub(super) async fn one(request: HttpRequest, path: web::Path<(String, String)>,
             parsed.map_err(|_| Error::bad("bad_id", format!("Wrong input: `{id}` is no point id: an unsigned integer or a UUID")))?;
         let collection = open(&service, &name).await?;
         let found = blocking(move || collection.retrieve(&[id], true, true)).await?.pop().ok_or_else(|| no_point(id))?;
-        Ok(record_out(found, &Selector::All, &VectorSelector::All(true)))
+        Ok(record_out(found, &VectorSelector::All(true)))
     })
     .await
 }
@@ -328,7 +323,7 @@ pub(super) fn no_point(id: PointId) -> Error {
 struct Scroll {
     offset: Option<PointId>,
     limit: Option<usize>,
-    with_payload: Option<Selector>,
+    with_payload: Option<PayloadSelect>,
     #[serde(alias = "with_vectors")]
     with_vector: Option<VectorSelector>,
     filter: Option<Value>,
@@ -358,12 +353,12 @@ pub(super) async fn scroll(
             return Err(Error::invalid("limit: value 0 invalid, must be 1 or larger"));
         }
         check_count(limit, service.limits().max_points)?;
-        let with_payload = body.with_payload.unwrap_or(Selector::All);
+        let with_payload = body.with_payload.unwrap_or_default();
         let with_vector = body.with_vector.unwrap_or(VectorSelector::All(false));
         with_vector.check(&collection)?;
-        let (payloads, vectors) = (with_payload.wants_any(), with_vector.wants_any());
-        let (records, next_page_offset) = blocking(move || collection.scroll(body.offset, limit, payloads, vectors)).await?;
-        let points = records.into_iter().map(|record| record_out(record, &with_payload, &with_vector)).collect();
+        let vectors = with_vector.wants_any();
+        let (records, next_page_offset) = blocking(move || collection.scroll(body.offset, limit, with_payload, vectors)).await?;
+        let points = records.into_iter().map(|record| record_out(record, &with_vector)).collect();
         Ok(Page { points, next_page_offset })
     })
     .await

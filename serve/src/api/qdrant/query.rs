@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
-use moco_index::{Collection, Hit, Payload, PointId, Record, SearchRequest};
+use moco_index::{Collection, Hit, Payload, PayloadSelect, PointId, Record, SearchRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::{Error, answer, blocking, read};
 use super::collections::open;
-use super::payload::Selector;
 use super::points::{ReadOptions, VectorSelector, check_count, no_point};
 use super::vector::{Image, Input, Nearest, Node, Output};
 use super::{images, refuse_given};
@@ -36,7 +35,7 @@ struct Query {
     #[serde(default)]
     params: Option<Params>,
     score_threshold: Option<f32>,
-    with_payload: Option<Selector>,
+    with_payload: Option<PayloadSelect>,
     #[serde(alias = "with_vectors")]
     with_vector: Option<VectorSelector>,
     filter: Option<Value>,
@@ -84,7 +83,7 @@ struct Search {
     ef: Option<usize>,
     exact: bool,
     score_threshold: Option<f32>,
-    with_payload: Selector,
+    with_payload: PayloadSelect,
     with_vector: VectorSelector,
 }
 
@@ -110,7 +109,7 @@ impl Search {
             ef: params.hnsw_ef,
             exact: params.exact.unwrap_or(false),
             score_threshold: query.score_threshold,
-            with_payload: query.with_payload.unwrap_or(Selector::Nothing),
+            with_payload: query.with_payload.unwrap_or(PayloadSelect::None),
             with_vector: query.with_vector.unwrap_or(VectorSelector::All(false)),
         })
     }
@@ -124,7 +123,7 @@ impl Search {
             ef: options.hnsw_ef,
             exact: options.exact.unwrap_or(false),
             score_threshold: options.score_threshold,
-            with_payload: if options.with_payload == Some(true) { Selector::All } else { Selector::Nothing },
+            with_payload: options.with_payload.unwrap_or(false).into(),
             with_vector: VectorSelector::All(options.with_vector.unwrap_or(false)),
         }
     }
@@ -208,17 +207,17 @@ async fn run(service: &Service, collection: &Arc<Collection>, search: Search, pe
         id,
         version,
         score,
-        payload: payload.map(|payload| with_payload.apply(payload)),
+        payload,
         vector: vectors.map(|vectors| with_vector.apply(vectors)),
     };
-    let (payloads, vectors) = (with_payload.wants_any(), with_vector.wants_any());
+    let vectors = with_vector.wants_any();
     let (vector, exclude) = match nearest {
         None if score_threshold.is_some() => {
             let message = "Wrong input: `score_threshold` without a query; points by id have no score";
             return Err(Error::bad("bad_query", message.into()));
         }
         None => {
-            let records = by_id(collection, offset, limit, payloads, vectors).await?;
+            let records = by_id(collection, offset, limit, with_payload, vectors).await?;
             let scored = records.into_iter().map(|Record { id, version, payload, vectors }| point(id, version, 1.0, payload, vectors));
             return Ok(Found { points: scored.collect() });
         }
@@ -239,7 +238,7 @@ async fn run(service: &Service, collection: &Arc<Collection>, search: Search, pe
         exact,
         score_threshold,
         exclude,
-        with_payload: payloads.into(),
+        with_payload,
         with_vectors: vectors,
         with_version: true,
         ..SearchRequest::new(Vec::new(), limit)
@@ -264,7 +263,13 @@ async fn vector_of(collection: &Arc<Collection>, id: PointId, using: &str) -> Re
 }
 
 /// Points by ascending id.
-async fn by_id(collection: &Arc<Collection>, offset: usize, limit: usize, payloads: bool, vectors: bool) -> Result<Vec<Record>, Error> {
+async fn by_id(
+    collection: &Arc<Collection>,
+    offset: usize,
+    limit: usize,
+    with_payload: PayloadSelect,
+    vectors: bool,
+) -> Result<Vec<Record>, Error> {
     let collection = Arc::clone(collection);
     blocking(move || {
         let start = match offset {
@@ -274,7 +279,7 @@ async fn by_id(collection: &Arc<Collection>, offset: usize, limit: usize, payloa
                 None => return Ok(Vec::new()),
             },
         };
-        Ok::<_, moco_index::Error>(collection.scroll(start, limit, payloads, vectors)?.0)
+        Ok::<_, moco_index::Error>(collection.scroll(start, limit, with_payload, vectors)?.0)
     })
     .await
 }
