@@ -72,7 +72,8 @@ impl Isa for Portable {
                 let fours = row.iter().flat_map(|block| block.0.as_chunks::<4>().0);
                 for (numbers, column) in fours.zip(group) {
                     for (product, codes) in products.iter_mut().zip(column.0.as_chunks::<4>().0) {
-                        *product += codes.iter().zip(numbers).map(|(code, number)| i32::from(*code) * i32::from(*number as i8)).sum::<i32>();
+                        *product +=
+                            codes.iter().zip(numbers).map(|(code, number)| i32::from(*code) * i32::from(*number as i8)).sum::<i32>();
                     }
                 }
             }

@@ -234,13 +234,21 @@ impl Isa for Avx512 {
         // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.
         unsafe {
             let turn = _mm512_set1_epi8(-128);
-            let mut sums = _mm512_setzero_si512();
-            for i in 0..blocks {
-                let a = _mm512_load_si512(a.as_ptr().add(i).cast());
-                let b = _mm512_xor_si512(turn, _mm512_load_si512(b.as_ptr().add(i).cast()));
-                sums = _mm512_dpbusd_epi32(sums, a, b);
+            let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            let (a, b) = (a.as_ptr().cast::<__m512i>(), b.as_ptr().cast::<__m512i>());
+            let mut i = 0;
+            while i + 2 <= blocks {
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i)));
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(a.add(i)), turned);
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i + 1)));
+                odd = _mm512_dpbusd_epi32(odd, _mm512_load_si512(a.add(i + 1)), turned);
+                i += 2;
             }
-            _mm512_reduce_add_epi32(sums)
+            if i < blocks {
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i)));
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(a.add(i)), turned);
+            }
+            _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd))
         }
         .wrapping_sub(b_sum.wrapping_mul(128))
     }

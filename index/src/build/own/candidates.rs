@@ -1,9 +1,14 @@
 //! Each node's own links: chosen among the nearest of the nodes that the partition lets it be compared with.
+//!
+//! Were these the nearest of all nodes alone, clusters far apart would have no link between them, and a walk that ends in the
+//! wrong one would stay there. Insertion has longer links from the time when there were few nodes. Here the nearest
+//! among an eighth and a sixty-fourth of the nodes ([`SCALES`]) are candidates too: most are dropped as seen from nearer
+//! links, and those stay that lead from the rim of a cluster to another.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::lists::Lists;
-use super::partition::Partition;
+use super::partition::{Partition, SCALES};
 use super::pools::Pools;
 use super::rows::{Rows, Signed};
 use super::select::Select;
@@ -19,18 +24,16 @@ pub(super) struct Candidates<'a> {
     pub(super) partition: &'a Partition,
     /// How many of the nearest are candidates of a node.
     pub(super) keep: usize,
-    /// The layer above, whose links are candidates too: they are longer than any to one of the nearest, and without them
-    /// clusters far apart would have no link between them.
-    pub(super) above: Option<&'a Lists>,
     pub(super) cancel: &'a AtomicBool,
 }
 
 impl Candidates<'_> {
     /// Fills `lists`.
     pub(super) fn choose(&self, lists: &Lists, threads: usize) -> Result<(), String> {
-        let clusters = self.partition.clusters.iter().enumerate();
-        let batches: Vec<(u32, usize)> =
-            clusters.flat_map(|(cluster, packed)| (0..packed.nodes.len()).step_by(BATCH).map(move |first| (cluster as u32, first))).collect();
+        let mut batches: Vec<(u32, usize)> = Vec::new();
+        for (home, cluster) in self.partition.clusters.iter().enumerate() {
+            batches.extend((0..cluster.packed.nodes.len()).step_by(BATCH).map(|first| (home as u32, first)));
+        }
         let next = AtomicUsize::new(0);
         on_threads(threads, || Kernel::get().run(Choose { candidates: self, lists, batches: &batches, next: &next }))
     }
@@ -49,17 +52,20 @@ impl Work for Choose<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Candidates { rows, partition, keep, above, cancel } = *self.candidates;
+        let Candidates { rows, partition, keep, cancel } = *self.candidates;
+        let limit = self.lists.limit();
         // A node is the nearest to itself.
-        let (mut pools, mut signed) = (Pools::new(keep + 1), Signed::default());
-        let mut select = Select::new();
+        let mut pools: [Pools; SCALES.len()] = SCALES.map(|scale| Pools::new(1 + if scale == 1 { keep } else { limit }));
+        let (mut signed, mut select) = (Signed::default(), Select::default());
         let (mut visits, mut which, mut list) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(batch) = claim(self.next, self.batches.len(), cancel) {
             let (home, first) = self.batches[batch];
-            let nodes = &partition.clusters[home as usize].nodes[first..];
+            let nodes = &partition.clusters[home as usize].packed.nodes[first..];
             let nodes = &nodes[..nodes.len().min(BATCH)];
             signed.load(rows, nodes.iter().copied());
-            pools.start(nodes.len());
+            for pools in &mut pools {
+                pools.start(nodes.len());
+            }
             visits.clear();
             for (row, node) in nodes.iter().enumerate() {
                 partition.each_near(*node, home, |cluster| visits.push((cluster != home, cluster, row as u32)));
@@ -69,17 +75,19 @@ impl Work for Choose<'_> {
             for visit in visits.chunk_by(|a, b| a.1 == b.1) {
                 which.clear();
                 which.extend(visit.iter().map(|(.., row)| *row));
-                pools.scan(isa, &signed, &which, &partition.clusters[visit[0].1 as usize]);
+                let cluster = &partition.clusters[visit[0].1 as usize];
+                for (pools, columns) in pools.iter_mut().zip(cluster.scales) {
+                    pools.scan(isa, &signed, &which, &cluster.packed, columns);
+                }
             }
             for (row, node) in nodes.iter().enumerate() {
                 list.clear();
-                list.extend(pools.nearest(row).iter().map(|key| Near::of_key(*key)).filter(|near| near.node != *node).take(keep));
-                if let Some(above) = above.filter(|above| (*node as usize) < above.nodes()) {
-                    list.extend(above.read(*node));
-                    list.sort_unstable_by(Near::order);
-                    list.dedup_by_key(|near| near.node);
+                for pools in &mut pools {
+                    list.extend(pools.nearest(row).iter().map(|key| Near::of_key(*key)).filter(|near| near.node != *node));
                 }
-                self.lists.write(*node, select.choose(isa, rows, &list, self.lists.limit()));
+                list.sort_unstable_by(Near::order);
+                list.dedup_by_key(|near| near.node);
+                self.lists.write(*node, select.choose(isa, rows, &list, limit));
             }
         }
     }

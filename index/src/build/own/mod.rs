@@ -3,8 +3,10 @@
 //! Inserting one node after the other by walks spends most of its time waiting for rows at random places. Here the nearest of
 //! each node come from products of many rows with many ([`pools`]), which the processor does some ten times faster: of all
 //! with all in a small set, of each with the clusters nearest to it in a larger one ([`partition`]). Links are then chosen by
-//! HNSW's heuristic among the nearest and the links of the layer above, and chosen anew among the links in both directions
-//! ([`select`]). Layers are built from the top down.
+//! HNSW's heuristic among the nearest ([`candidates`]), and chosen anew among the links in both directions ([`select`]).
+//!
+//! `ef_construction` is how far a node looks: half as many of the nearest are candidates for its links, found among
+//! [`COMPARED`] times as many nodes.
 //!
 //! Vectors are compared as int8 codes, which costs no recall that could be measured. The same seed gives the same graph on
 //! any number of threads.
@@ -28,47 +30,36 @@ use super::{BuildParams, Graph, GraphBuilder, Node, Vectors};
 /// Layers at most; with m = 2, the least, the sixteenth holds one node of 2^15.
 const LAYERS: usize = 16;
 
-pub(crate) struct Own;
+/// Nodes that a node is compared with, for each of `ef_construction`.
+const COMPARED: usize = 20;
 
-fn dev(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().map_or(default, |x| x.parse().unwrap())
-}
+pub(crate) struct Own;
 
 impl GraphBuilder for Own {
     fn build(&self, vectors: &dyn Vectors, params: &BuildParams, cancel: &AtomicBool) -> Result<Option<Graph>, String> {
-        let t = std::time::Instant::now();
+        let BuildParams { m, ef_construction, threads, seed: _ } = *params;
         let mut levels = Levels::draw(vectors.len(), params);
-        let Some(mut rows) = Rows::encode(vectors, &levels.vectors, params.threads, cancel)? else { return Ok(None) };
-        if dev("V", 0) > 0 { eprintln!("encoded {:?}", t.elapsed()); }
-        let keep = dev("KEEP", params.ef_construction / 2);
-        let compared = dev("CMP", 4096);
-        let mut whole = Partition::of(&rows, rows.len(), compared, params.threads, cancel)?;
-        // Neighbours lie next to one another.
+        let Some(rows) = Rows::encode(vectors, &levels.vectors, threads, cancel)? else { return Ok(None) };
+        let compared = COMPARED * ef_construction;
+        let whole = Partition::of(&rows, rows.len(), compared, threads, cancel)?;
+        // Neighbours lie next to one another, in memory as in the segment.
         let order = levels.order_by(&whole.homes());
-        rows = rows.in_order(&order)?;
-        whole = whole.in_order(&order);
-        if dev("V", 0) > 0 { eprintln!("partitioned {:?}", t.elapsed()); }
-        let mut whole = Some(whole);
-        let mut layers = Vec::new();
-        let mut above: Option<Lists> = None;
-        for (layer, nodes) in levels.counts.iter().enumerate().rev() {
-            let partition = match layer {
-                0 => whole.take().expect("layer 0 is the last"),
-                _ => Partition::of(&rows, *nodes, compared, params.threads, cancel)?,
+        let (rows, mut whole) = (rows.in_order(&order)?, Some(whole.in_order(&order)));
+        let mut layers = Vec::with_capacity(levels.counts.len());
+        for (layer, nodes) in levels.counts.iter().enumerate() {
+            let partition = match whole.take() {
+                Some(whole) => whole,
+                None => Partition::of(&rows, *nodes, compared, threads, cancel)?,
             };
-            let lists = Lists::new(*nodes, limit(layer, params.m));
-            let candidates = Candidates { rows: &rows, partition: &partition, keep, above: above.as_ref(), cancel };
-            candidates.choose(&lists, params.threads)?;
+            let lists = Lists::new(*nodes, limit(layer, m));
+            let keep = (ef_construction / 2).max(lists.limit());
+            Candidates { rows: &rows, partition: &partition, keep, cancel }.choose(&lists, threads)?;
             drop(partition);
-            if dev("V", 0) > 0 { eprintln!("chosen {:?}", t.elapsed()); }
-            layers.push(select::refine(&rows, &lists, params.threads, cancel)?);
-            if dev("V", 0) > 0 { eprintln!("refined {:?}", t.elapsed()); }
-            above = Some(lists);
-            if cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
+            layers.push(select::refine(&rows, &lists, threads, cancel)?);
         }
-        layers.reverse();
+        if cancel.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         Ok(Some(Graph { vectors: levels.vectors, layers }))
     }
 }

@@ -1,7 +1,7 @@
 //! Which nodes can be near which: nodes in clusters, and the clusters that each node is to be compared with.
 //!
 //! k-means on a sample finds the middles. A node's home is the cluster whose middle is nearest; it is compared with the nodes
-//! whose homes are the clusters nearest to itself, as many as hold [`COMPARED`] nodes. So a node costs the same however many
+//! whose homes are the clusters nearest to itself, as many as hold the number of nodes asked for. So a node costs the same however many
 //! there are, but for finding its clusters: that is one comparison for each [`CLUSTER`] nodes.
 
 use std::sync::Mutex;
@@ -25,8 +25,26 @@ const ROUNDS: usize = 4;
 /// Nodes that one thread takes at a time.
 const BATCH: usize = 128;
 
+/// The nearest are looked for among all nodes, and among the first of them: one in so many. Nodes are in random order within
+/// their level when they are parted.
+pub(super) const SCALES: [usize; 3] = [1, 8, 64];
+
+pub(super) struct Cluster {
+    pub(super) packed: Packed,
+    /// By scale, how many of the nodes are among the first.
+    pub(super) scales: [usize; SCALES.len()],
+}
+
+impl Cluster {
+    /// The codes are yet to be copied.
+    fn new(nodes: Vec<Node>, all: usize) -> Self {
+        let scales = SCALES.map(|scale| nodes.partition_point(|node| (*node as usize) < all.div_ceil(scale)));
+        Self { packed: Packed { nodes, codes: Vec::new(), columns: Vec::new() }, scales }
+    }
+}
+
 pub(super) struct Partition {
-    pub(super) clusters: Vec<Packed>,
+    pub(super) clusters: Vec<Cluster>,
     /// By middle, where its clusters begin, and one more.
     pieces: Vec<u32>,
     /// By node, the middles nearest to it, `probes` for each.
@@ -39,7 +57,8 @@ impl Partition {
     /// Of the first `nodes` nodes; each is to be compared with about `compared` others.
     pub(super) fn of(rows: &Rows, nodes: usize, compared: usize, threads: usize, cancel: &AtomicBool) -> Result<Self, String> {
         if nodes <= compared {
-            let clusters = vec![Packed::of(rows, (0..nodes as Node).collect())];
+            let mut clusters = vec![Cluster::new((0..nodes as Node).collect(), nodes)];
+            clusters[0].packed.fill(rows);
             return Ok(Self { clusters, pieces: vec![0, 1], near: vec![0; nodes], probes: 1, compared });
         }
         let middles = middles(rows, nodes, threads, cancel)?;
@@ -51,13 +70,15 @@ impl Partition {
         let (mut clusters, mut pieces) = (Vec::new(), vec![0]);
         for home in &homes {
             let pieces_of_home = home.len().div_ceil(LARGEST).max(1);
-            clusters.extend(home.chunks(home.len().div_ceil(pieces_of_home).max(1)).map(|piece| Mutex::new(Packed { nodes: piece.to_vec(), codes: Vec::new(), columns: Vec::new() })));
+            clusters.extend(
+                home.chunks(home.len().div_ceil(pieces_of_home).max(1)).map(|piece| Mutex::new(Cluster::new(piece.to_vec(), nodes))),
+            );
             pieces.push(clusters.len() as u32);
         }
         let next = AtomicUsize::new(0);
         on_threads(threads, || {
             while let Some(cluster) = claim(&next, clusters.len(), cancel) {
-                clusters[cluster].lock().expect("each is locked once").fill(rows);
+                clusters[cluster].lock().expect("no thread panics with the lock").packed.fill(rows);
             }
         })?;
         let clusters = clusters.into_iter().map(|cluster| cluster.into_inner().expect("no thread panics with the lock")).collect();
@@ -67,7 +88,7 @@ impl Partition {
     /// Calls `see` with the clusters that `node`, which lives in `home`, is to be compared with.
     pub(super) fn each_near(&self, node: Node, home: u32, mut see: impl FnMut(u32)) {
         see(home);
-        let mut compared = self.clusters[home as usize].nodes.len();
+        let mut compared = self.clusters[home as usize].packed.nodes.len();
         let near = &self.near[node as usize * self.probes..][..self.probes];
         for cluster in near.iter().flat_map(|middle| self.pieces[*middle as usize]..self.pieces[*middle as usize + 1]) {
             if compared >= self.compared {
@@ -75,7 +96,7 @@ impl Partition {
             }
             if cluster != home {
                 see(cluster);
-                compared += self.clusters[cluster as usize].nodes.len();
+                compared += self.clusters[cluster as usize].packed.nodes.len();
             }
         }
     }
@@ -83,8 +104,8 @@ impl Partition {
     /// By node, the cluster that it lives in.
     pub(super) fn homes(&self) -> Vec<u32> {
         let mut homes = vec![0; self.near.len() / self.probes];
-        for (cluster, packed) in self.clusters.iter().enumerate() {
-            packed.nodes.iter().for_each(|node| homes[*node as usize] = cluster as u32);
+        for (i, cluster) in self.clusters.iter().enumerate() {
+            cluster.packed.nodes.iter().for_each(|node| homes[*node as usize] = i as u32);
         }
         homes
     }
@@ -93,7 +114,7 @@ impl Partition {
     pub(super) fn in_order(mut self, order: &[u32]) -> Self {
         let mut new = vec![0 as Node; order.len()];
         order.iter().enumerate().for_each(|(i, old)| new[*old as usize] = i as Node);
-        self.clusters.iter_mut().flat_map(|cluster| &mut cluster.nodes).for_each(|node| *node = new[*node as usize]);
+        self.clusters.iter_mut().flat_map(|cluster| &mut cluster.packed.nodes).for_each(|node| *node = new[*node as usize]);
         self.near = order.iter().flat_map(|old| &self.near[*old as usize * self.probes..][..self.probes]).copied().collect();
         self
     }
@@ -115,9 +136,10 @@ fn middles(rows: &Rows, nodes: usize, threads: usize, cancel: &AtomicBool) -> Re
         let (mut sums, mut members) = (vec![0f32; count * size], vec![0f32; count]);
         for (node, home) in sample.iter().zip(homes) {
             let scale = rows.factors[*node as usize].scale;
-            let bytes = rows.code(*node).iter().flat_map(|block| block.0);
             let sums = &mut sums[home as usize * size..][..size];
-            sums.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum += scale * (f32::from(byte) - 128.0));
+            for (sums, block) in sums.chunks_mut(BLOCK).zip(rows.code(*node)) {
+                sums.iter_mut().zip(&block.0).for_each(|(sum, byte)| *sum += scale * (f32::from(*byte) - 128.0));
+            }
             members[home as usize] += 1.0;
         }
         for (middle, sums) in sums.chunks_mut(size).enumerate().filter(|(middle, _)| members[*middle] > 0.0) {
@@ -156,7 +178,7 @@ impl Work for Nearest<'_, '_> {
             signed.load(self.rows, nodes.iter().copied());
             pools.start(nodes.len());
             let which: Vec<u32> = (0..nodes.len() as u32).collect();
-            pools.scan(isa, &signed, &which, self.columns);
+            pools.scan(isa, &signed, &which, self.columns, self.columns.nodes.len());
             for (row, found) in found.chunks_mut(self.keep).enumerate() {
                 found.iter_mut().zip(pools.nearest(row)).for_each(|(found, key)| *found = Near::of_key(*key).node);
             }

@@ -35,12 +35,12 @@ impl Pools {
 
     /// Looks for nearer columns of those of `rows` that `which` names.
     #[inline(always)]
-    pub(super) fn scan<I: Isa>(&mut self, isa: I, rows: &Signed, which: &[u32], columns: &Packed) {
+    pub(super) fn scan<I: Isa>(&mut self, isa: I, rows: &Signed, which: &[u32], columns: &Packed, nodes: usize) {
         let blocks = rows.blocks;
         let empty: &[Block] = &[];
-        for (first, codes) in columns.codes.chunks(WIDTH * LANES * blocks).enumerate() {
+        for (first, codes) in columns.codes[..nodes.div_ceil(LANES) * LANES * blocks].chunks(WIDTH * LANES * blocks).enumerate() {
             let factors = &columns.columns[first * WIDTH..];
-            let groups = factors.len().min(WIDTH);
+            let groups = codes.len() / (LANES * blocks);
             for which in which.chunks(HEIGHT) {
                 let (mut codes_of, mut sums) = ([empty; HEIGHT], [0; HEIGHT]);
                 for (i, row) in which.iter().enumerate() {

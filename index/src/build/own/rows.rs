@@ -8,7 +8,7 @@ use super::on_threads;
 use crate::build::{Node, Vectors};
 use crate::codes::{Codes, Encoder, Frame};
 use crate::distance::Distance;
-use crate::kernel::{BLOCK, Block, Column, Columns, Isa, LANES};
+use crate::kernel::{BLOCK, Block, Column, Columns, Isa, Kernel, LANES, Work};
 use crate::large_pages::LargePages;
 
 /// Rows encoded between two looks at the cancel flag.
@@ -32,6 +32,35 @@ struct Part<'a> {
     sums: &'a mut [i32],
 }
 
+struct Encode<'a, 'b> {
+    vectors: &'a dyn Vectors,
+    order: &'a [u32],
+    frame: &'a Frame,
+    parts: &'a Mutex<Vec<Part<'b>>>,
+    cancel: &'a AtomicBool,
+}
+
+impl Work for Encode<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        let mut encoder = Encoder::new(self.frame, Distance::Euclid, Codes::Int8);
+        let mut vector = vec![0.0; self.vectors.size()];
+        let blocks = Codes::Int8.blocks(vector.len());
+        loop {
+            let part = self.parts.lock().expect("no thread panics with the lock").pop();
+            let Some(part) = part.filter(|_| !self.cancel.load(Ordering::Relaxed)) else { break };
+            for (i, code) in part.codes.chunks_mut(blocks).enumerate() {
+                self.vectors.copy(self.order[part.first + i] as usize, &mut vector);
+                let factors = encoder.encode(&vector, code);
+                part.factors[i] = Column { scale: factors.scale, half_square: -factors.bias };
+                part.sums[i] = sum(code);
+            }
+        }
+    }
+}
+
 impl Rows {
     pub(super) fn new(count: usize, blocks: usize) -> Result<Self, String> {
         let codes = LargePages::new(count * blocks * BLOCK).map_err(|error| format!("cannot get memory to build a graph: {error}"))?;
@@ -47,20 +76,7 @@ impl Rows {
         let parts = Block::of_bytes_mut(&mut rows.codes).chunks_mut(BATCH * blocks).zip(columns).enumerate();
         let parts = parts.map(|(i, (codes, (factors, sums)))| Part { first: i * BATCH, codes, factors, sums });
         let parts = Mutex::new(parts.collect::<Vec<_>>());
-        on_threads(threads, || {
-            let mut encoder = Encoder::new(&frame, Distance::Euclid, Codes::Int8);
-            let mut vector = vec![0.0; size];
-            loop {
-                let part = parts.lock().expect("no thread panics with the lock").pop();
-                let Some(part) = part.filter(|_| !cancel.load(Ordering::Relaxed)) else { break };
-                for (i, code) in part.codes.chunks_mut(blocks).enumerate() {
-                    vectors.copy(order[part.first + i] as usize, &mut vector);
-                    let factors = encoder.encode(&vector, code);
-                    part.factors[i] = Column { scale: factors.scale, half_square: -factors.bias };
-                    part.sums[i] = sum(code);
-                }
-            }
-        })?;
+        on_threads(threads, || Kernel::get().run(Encode { vectors, order, frame: &frame, parts: &parts, cancel }))?;
         Ok((!cancel.load(Ordering::Relaxed)).then_some(rows))
     }
 
@@ -102,8 +118,10 @@ impl Rows {
     }
 }
 
+#[inline(always)]
 fn sum(code: &[Block]) -> i32 {
-    code.iter().flat_map(|block| block.0).map(|byte| i32::from(byte) - 128).sum()
+    let of_bytes: i32 = code.iter().map(|block| block.0.iter().map(|byte| i32::from(*byte)).sum::<i32>()).sum();
+    of_bytes - 128 * (code.len() * BLOCK) as i32
 }
 
 /// Rows in groups of sixteen, as [`Isa::tile`] wants its columns.
@@ -129,9 +147,10 @@ impl Packed {
         self.columns = vec![Columns { scales: [0.0; LANES], half_squares: [f32::INFINITY; LANES] }; groups];
         for ((codes, columns), nodes) in self.codes.chunks_mut(size).zip(&mut self.columns).zip(self.nodes.chunks(LANES)) {
             for (lane, node) in nodes.iter().enumerate() {
-                let fours = rows.code(*node).iter().flat_map(|block| block.0.as_chunks::<4>().0);
-                for (block, four) in codes.iter_mut().zip(fours) {
-                    block.0.as_chunks_mut::<4>().0[lane] = *four;
+                for (blocks, code) in codes.chunks_mut(LANES).zip(rows.code(*node)) {
+                    for (block, four) in blocks.iter_mut().zip(code.0.as_chunks::<4>().0) {
+                        block.0.as_chunks_mut::<4>().0[lane] = *four;
+                    }
                 }
                 let factors = rows.factors[*node as usize];
                 (columns.scales[lane], columns.half_squares[lane]) = (factors.scale, factors.half_square);

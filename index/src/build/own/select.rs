@@ -17,16 +17,17 @@ const ALPHA: f32 = 1.1;
 /// Nodes between two looks at the cancel flag.
 const BATCH: usize = 1024;
 
+/// Rows asked for ahead of the one being compared, and cache lines of each.
+const AHEAD: usize = 4;
+const LINES: usize = 8;
+
 /// Memory for one choice after the other.
+#[derive(Default)]
 pub(super) struct Select {
     kept: Vec<Near>,
 }
 
 impl Select {
-    pub(super) fn new() -> Self {
-        Self { kept: Vec::new() }
-    }
-
     /// Of `candidates`, the nearest first, those that are nearer to the node than to any nearer one kept already. Where room
     /// is left, those too that are farther only by [`ALPHA`].
     #[inline(always)]
@@ -38,7 +39,10 @@ impl Select {
             let first_pass = kept.len();
             // Those that fill the room are nearly always among the first, and the rest is dear to look through.
             let looked_at = if first_pass == 0 { candidates.len() } else { candidates.len().min(2 * limit) };
-            'candidates: for candidate in &candidates[..looked_at] {
+            'candidates: for (i, candidate) in candidates[..looked_at].iter().enumerate() {
+                if let Some(ahead) = candidates.get(i + AHEAD).filter(|_| first_pass == 0) {
+                    isa.prefetch(rows.code(ahead.node), rows.blocks.min(LINES));
+                }
                 if kept.len() == limit {
                     break;
                 }
@@ -112,7 +116,7 @@ impl Work for Refine<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (mut list, mut select) = (Vec::new(), Select::new());
+        let (mut list, mut select) = (Vec::new(), Select::default());
         let limit = self.lists.limit();
         loop {
             let part = self.parts.lock().expect("no thread panics with the lock").pop();
