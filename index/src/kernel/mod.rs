@@ -281,21 +281,21 @@ mod tests {
 
     #[test]
     fn every_kernel_multiplies_tiles_exactly_extremes_included() {
-        for (blocks, rows, groups) in [(1, 1, 1), (1, 4, 4), (2, 7, 5), (8, 3, 9), (3, 13, 2), (2, 0, 3)] {
+        for (length, rows, groups) in [(1, 1, 1), (1, 4, 4), (2, 7, 5), (8, 3, 9), (3, 13, 2), (2, 0, 3)] {
             let codes_of = |i: usize, seed| match i {
-                0 => vec![1; blocks * BLOCK],
-                1 => vec![255; blocks * BLOCK],
-                _ => codes(seed + i as u64, blocks * BLOCK),
+                0 => vec![1; length * BLOCK],
+                1 => vec![255; length * BLOCK],
+                _ => codes(seed + i as u64, length * BLOCK),
             };
             let queries: Vec<ByteQuery> = (0..rows).map(|i| query(&codes_of(i, 100))).collect();
             let columns: Vec<Vec<u8>> = (0..groups * LANES).map(|i| codes_of(i, 900)).collect();
             let mut packed = Vec::new();
             for group in columns.chunks(LANES) {
-                for k in 0..blocks * LANES {
+                for k in 0..length * LANES {
                     packed.extend(group.iter().flat_map(|column| &column[4 * k..4 * k + 4]));
                 }
             }
-            let packed = super::tests::blocks(&packed);
+            let packed = blocks(&packed);
             let rows: Vec<&[Block]> = queries.iter().map(|query| &query.numbers[..]).collect();
             let sums: Vec<i32> = queries.iter().map(|query| query.sum).collect();
             for kernel in Kernel::all() {

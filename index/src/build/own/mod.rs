@@ -31,7 +31,7 @@ use super::{BuildParams, Graph, GraphBuilder, Node, Vectors};
 const LAYERS: usize = 16;
 
 /// Nodes that a node is compared with, for each of `ef_construction`.
-const COMPARED: usize = 20;
+const COMPARED: usize = 28;
 
 pub(crate) struct Own;
 

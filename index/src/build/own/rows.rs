@@ -179,8 +179,4 @@ impl Signed {
             self.factors.push(rows.factors[node as usize]);
         }
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.sums.len()
-    }
 }
