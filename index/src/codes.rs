@@ -13,7 +13,7 @@
 //! | Dot | q, at its own scale: it may be far from the data | 0 |
 
 use crate::distance::Distance;
-use crate::kernel::{BLOCK, Block, ByteQuery, f32_to_f16};
+use crate::kernel::{BLOCK, Block, ByteQuery, f32_to_f16, fold};
 
 /// What a walk compares. Whatever it is, the best found are compared again by their full rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,6 +76,7 @@ impl Frame {
     }
 
     /// The bias of a row at y.
+    #[inline(always)]
     fn bias(&self, distance: Distance, y: &[f32]) -> f32 {
         match distance {
             Distance::Euclid | Distance::Manhattan => -0.5 * squared_length(y),
@@ -85,8 +86,14 @@ impl Frame {
     }
 }
 
+/// In eight running sums, for the vector instructions of whoever calls it.
+#[inline(always)]
 fn squared_length(y: &[f32]) -> f32 {
-    y.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>() as f32
+    let mut sums = [0f64; 8];
+    for y in y.chunks(8) {
+        sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += f64::from(*y) * f64::from(*y));
+    }
+    sums.iter().sum::<f64>() as f32
 }
 
 /// What turns a product with a row's code into a nearness.
@@ -124,6 +131,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Writes the code of `vector`, [`Codes::blocks`] long.
+    #[inline(always)]
     pub(crate) fn encode(&mut self, vector: &[f32], code: &mut [Block]) -> Factors {
         self.frame.place(vector, &mut self.y);
         let scale = match self.codes {
@@ -149,21 +157,21 @@ fn largest(y: &[f32]) -> f32 {
 }
 
 /// Codes are v + 128, v within ±127; padding is v = 0.
+#[inline(always)]
 fn encode_int8(y: &[f32], code: &mut [Block]) -> f32 {
     let step = 127.0 / largest(y).max(f32::MIN_POSITIVE);
-    let (mut product, mut square) = (0f32, 0f32);
+    // Sixteen running sums, for vector instructions.
+    let (mut products, mut squares) = ([0f32; 16], [0f32; 16]);
     code.fill(Block([128; BLOCK]));
-    for (block, y) in code.iter_mut().zip(y.chunks(BLOCK)) {
-        let (mut block_product, mut block_square) = (0f32, 0f32);
-        for (code, y) in block.0.iter_mut().zip(y) {
+    for (codes, y) in code.iter_mut().flat_map(|block| block.0.as_chunks_mut::<16>().0).zip(y.chunks(16)) {
+        for (lane, (code, y)) in codes.iter_mut().zip(y).enumerate() {
             let v = round(y * step).clamp(-127.0, 127.0);
-            block_product += v * y;
-            block_square += y * y;
+            products[lane] += v * y;
+            squares[lane] += y * y;
             *code = (v as i32 + 128) as u8;
         }
-        product += block_product;
-        square += block_square;
     }
+    let (product, square) = (fold(products), fold(squares));
     if product > 0.0 { square / product } else { 0.0 }
 }
 

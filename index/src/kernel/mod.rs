@@ -80,8 +80,35 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// one block of the query, the high halves to the next.
     fn dot_i4(self, row: &[Block], query: &ByteQuery) -> i32;
 
+    /// Products of all `rows` with all `columns`: sixteen codes to a group, `rows[0].len()` × 16 blocks each, where block k
+    /// holds the k-th four bytes of each of the sixteen. `products[r × groups + g]` becomes Σ row·(column−128), for rows of
+    /// numbers within ±127 (`sums` are the sums of theirs) and columns of bytes from 1 to 255.
+    fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]);
+
+    /// From products of one row with the codes of one group to half their squared distances,
+    /// (`row.half_square` + half square) − product × (`row.scale` × scale), and a bit for each that is below `threshold`.
+    fn nearer(self, products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32;
+
     /// Asks for the first `lines` cache lines of `row` to be brought near.
     fn prefetch<T>(self, row: &[T], lines: usize);
+}
+
+/// Codes that are multiplied at once by [`Isa::tile`].
+pub(crate) const LANES: usize = 16;
+
+/// What turns a product with a code into a distance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    pub(crate) scale: f32,
+    pub(crate) half_square: f32,
+}
+
+/// The same of a group of codes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Columns {
+    pub(crate) scales: [f32; LANES],
+    pub(crate) half_squares: [f32; LANES],
 }
 
 /// Something to run with the kernels of whichever instruction set was chosen.
@@ -236,6 +263,84 @@ mod tests {
         #[inline(always)]
         fn run<I: Isa>(self, isa: I) -> [i32; 2] {
             [isa.dot_i8(self.0, self.2), isa.dot_rows(self.0, self.1, self.2.sum)]
+        }
+    }
+
+    struct Tile<'a>(&'a [&'a [Block]], &'a [i32], &'a [Block], usize);
+
+    impl Work for Tile<'_> {
+        type Output = Vec<[i32; LANES]>;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> Self::Output {
+            let mut products = vec![[0; LANES]; self.3];
+            isa.tile(self.0, self.1, self.2, &mut products);
+            products
+        }
+    }
+
+    #[test]
+    fn every_kernel_multiplies_tiles_exactly_extremes_included() {
+        for (length, rows, groups) in [(1, 1, 1), (1, 4, 4), (2, 7, 5), (8, 3, 9), (3, 13, 2), (2, 0, 3)] {
+            let codes_of = |i: usize, seed| match i {
+                0 => vec![1; length * BLOCK],
+                1 => vec![255; length * BLOCK],
+                _ => codes(seed + i as u64, length * BLOCK),
+            };
+            let queries: Vec<ByteQuery> = (0..rows).map(|i| query(&codes_of(i, 100))).collect();
+            let columns: Vec<Vec<u8>> = (0..groups * LANES).map(|i| codes_of(i, 900)).collect();
+            let mut packed = Vec::new();
+            for group in columns.chunks(LANES) {
+                for k in 0..length * LANES {
+                    packed.extend(group.iter().flat_map(|column| &column[4 * k..4 * k + 4]));
+                }
+            }
+            let packed = blocks(&packed);
+            let rows: Vec<&[Block]> = queries.iter().map(|query| &query.numbers[..]).collect();
+            let sums: Vec<i32> = queries.iter().map(|query| query.sum).collect();
+            for kernel in Kernel::all() {
+                let found = kernel.run(Tile(&rows, &sums, &packed, rows.len() * groups));
+                for (r, row) in queries.iter().enumerate() {
+                    for (c, column) in columns.iter().enumerate() {
+                        let numbers = row.numbers.iter().flat_map(|block| block.0);
+                        let plain: i32 = numbers.zip(column).map(|(a, b)| i32::from(a as i8) * (i32::from(*b) - 128)).sum();
+                        assert_eq!(found[r * groups + c / LANES][c % LANES], plain, "{} row {r} column {c}", kernel.name());
+                    }
+                }
+            }
+        }
+    }
+
+    struct Nearer<'a>(&'a [i32; LANES], &'a Columns, Column, f32);
+
+    impl Work for Nearer<'_> {
+        type Output = ([u32; LANES], u32);
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> Self::Output {
+            let mut distances = [0.0; LANES];
+            let mask = isa.nearer(self.0, self.1, self.2, self.3, &mut distances);
+            (distances.map(f32::to_bits), mask)
+        }
+    }
+
+    #[test]
+    fn every_kernel_finds_the_same_distances_below_a_threshold() {
+        for seed in 0..50 {
+            let numbers = floats(seed, 2 * LANES);
+            let mut columns = Columns { scales: [0.0; LANES], half_squares: [0.0; LANES] };
+            columns.scales.copy_from_slice(&numbers[..LANES]);
+            columns.half_squares.copy_from_slice(&numbers[LANES..]);
+            columns.half_squares[3] = f32::INFINITY;
+            let products = std::array::from_fn(|i| (numbers[i] * 1e5) as i32);
+            let row = Column { scale: 1e-5, half_square: 0.3 };
+            for threshold in [0.5, f32::INFINITY, -1.0] {
+                let expected = Kernel::Portable(portable::Portable).run(Nearer(&products, &columns, row, threshold));
+                assert!(expected.1 & 8 == 0, "nothing is as far as infinity");
+                for kernel in Kernel::all() {
+                    assert_eq!(kernel.run(Nearer(&products, &columns, row, threshold)), expected, "{}", kernel.name());
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::arch::aarch64::*;
 
 use super::portable::f16_to_f32;
-use super::{BLOCK, Block, ByteQuery, Isa, Work};
+use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work};
 
 /// Proof that the processor has NEON.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +149,45 @@ impl Isa for Neon {
             vaddvq_s32(vaddq_s32(sums[0], sums[1]))
         };
         2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
+        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
+        let groups = columns.len() / (blocks * LANES);
+        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        for (group, columns) in columns.chunks_exact(blocks * LANES).enumerate() {
+            for (i, row) in rows.iter().enumerate() {
+                let products = &mut products[i * groups + group];
+                // SAFETY: the proof of the instructions is `self`; 4 bytes of the row and a block of the group are read for
+                // each of its 16 × `blocks` steps, as many as both have; a quarter of a block is 16 bytes, four columns.
+                unsafe {
+                    let turn = vdupq_n_u8(0x80);
+                    // Of each column the sums of two products each, side by side.
+                    let mut pairs = [vdupq_n_s32(0); 8];
+                    let (numbers, columns) = (row.as_ptr().cast::<i32>(), columns.as_ptr().cast::<u8>());
+                    for k in 0..blocks * LANES {
+                        let numbers = vreinterpretq_s8_s32(vdupq_n_s32(numbers.add(k).read()));
+                        for quarter in 0..4 {
+                            let codes = veorq_u8(turn, vld1q_u8(columns.add(BLOCK * k + 16 * quarter)));
+                            let codes = vreinterpretq_s8_u8(codes);
+                            let low = vmull_s8(vget_low_s8(codes), vget_low_s8(numbers));
+                            pairs[2 * quarter] = vpadalq_s16(pairs[2 * quarter], low);
+                            pairs[2 * quarter + 1] = vpadalq_s16(pairs[2 * quarter + 1], vmull_high_s8(codes, numbers));
+                        }
+                    }
+                    for quarter in 0..4 {
+                        let four = vpaddq_s32(pairs[2 * quarter], pairs[2 * quarter + 1]);
+                        vst1q_s32(products.as_mut_ptr().add(4 * quarter), four);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn nearer(self, products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32 {
+        super::portable::nearer(products, columns, row, threshold, distances)
     }
 
     // The intrinsic is not stable.

@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: the oracle of the others, and what a processor without them runs.
 
-use super::{Block, ByteQuery, Isa, fold};
+use super::{Block, ByteQuery, Column, Columns, Isa, LANES, fold};
 use crate::distance;
 
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,42 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
+        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
+        let groups = columns.len() / (blocks * LANES);
+        for ((row, sum), products) in rows.iter().zip(sums).zip(products.chunks_exact_mut(groups)) {
+            for (group, products) in columns.chunks_exact(blocks * LANES).zip(products) {
+                *products = [-128 * sum; LANES];
+                let fours = row.iter().flat_map(|block| block.0.as_chunks::<4>().0);
+                for (numbers, column) in fours.zip(group) {
+                    for (product, codes) in products.iter_mut().zip(column.0.as_chunks::<4>().0) {
+                        *product +=
+                            codes.iter().zip(numbers).map(|(code, number)| i32::from(*code) * i32::from(*number as i8)).sum::<i32>();
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn nearer(self, products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32 {
+        nearer(products, columns, row, threshold, distances)
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, _row: &[T], _lines: usize) {}
+}
+
+/// [`Isa::nearer`] in plain Rust.
+#[inline(always)]
+pub(super) fn nearer(products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32 {
+    let mut below = 0;
+    for lane in 0..LANES {
+        let product = products[lane] as f32 * (row.scale * columns.scales[lane]);
+        distances[lane] = (row.half_square + columns.half_squares[lane]) - product;
+        below |= u32::from(distances[lane] < threshold) << lane;
+    }
+    below
 }
 
 /// An IEEE half float; infinities and NaN become large finite numbers, which no row holds.

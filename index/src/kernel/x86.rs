@@ -7,7 +7,7 @@ use std::arch::is_x86_feature_detected;
 #[allow(clippy::wildcard_imports, reason = "dozens of intrinsics, each with its own prefix")]
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Block, ByteQuery, Isa, Work};
+use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +127,51 @@ macro_rules! sum_512 {
     }};
 }
 
+/// Products of `HEIGHT` rows with `WIDTH` groups of columns, all in registers until they are done.
+///
+/// # Safety
+/// The processor has AVX-512 F and VNNI. `rows` and `sums` are `HEIGHT` long, rows `blocks` blocks; behind `columns` are
+/// `WIDTH` × 16 × `blocks` blocks, and from `products` on there is room for `WIDTH` times 16 products at each `HEIGHT`
+/// multiples of `stride` times 16.
+#[inline(always)]
+unsafe fn tile_512<const HEIGHT: usize, const WIDTH: usize>(
+    rows: &[&[Block]],
+    sums: &[i32],
+    columns: *const __m512i,
+    blocks: usize,
+    products: *mut __m512i,
+    stride: usize,
+) {
+    // SAFETY: as above; reading four bytes of a row at a multiple of four is aligned.
+    unsafe {
+        let fours = blocks * LANES;
+        // Loops and not `from_fn`, whose closure would be compiled without the instructions.
+        let mut starts = [std::ptr::null::<i32>(); HEIGHT];
+        let mut products_of = [[_mm512_setzero_si512(); WIDTH]; HEIGHT];
+        for r in 0..HEIGHT {
+            starts[r] = rows.get_unchecked(r).as_ptr().cast();
+            products_of[r] = [_mm512_set1_epi32(sums.get_unchecked(r).wrapping_mul(-128)); WIDTH];
+        }
+        for k in 0..fours {
+            let mut codes = [_mm512_setzero_si512(); WIDTH];
+            for g in 0..WIDTH {
+                codes[g] = _mm512_load_si512(columns.add(g * fours + k));
+            }
+            for r in 0..HEIGHT {
+                let numbers = _mm512_set1_epi32(starts[r].add(k).read());
+                for g in 0..WIDTH {
+                    products_of[r][g] = _mm512_dpbusd_epi32(products_of[r][g], codes[g], numbers);
+                }
+            }
+        }
+        for r in 0..HEIGHT {
+            for g in 0..WIDTH {
+                _mm512_storeu_si512(products.add(r * stride + g), products_of[r][g]);
+            }
+        }
+    }
+}
+
 impl Isa for Avx512 {
     #[inline(always)]
     fn dot(self, a: &[f32], b: &[f32]) -> f32 {
@@ -189,13 +234,21 @@ impl Isa for Avx512 {
         // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.
         unsafe {
             let turn = _mm512_set1_epi8(-128);
-            let mut sums = _mm512_setzero_si512();
-            for i in 0..blocks {
-                let a = _mm512_load_si512(a.as_ptr().add(i).cast());
-                let b = _mm512_xor_si512(turn, _mm512_load_si512(b.as_ptr().add(i).cast()));
-                sums = _mm512_dpbusd_epi32(sums, a, b);
+            let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            let (a, b) = (a.as_ptr().cast::<__m512i>(), b.as_ptr().cast::<__m512i>());
+            let mut i = 0;
+            while i + 2 <= blocks {
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i)));
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(a.add(i)), turned);
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i + 1)));
+                odd = _mm512_dpbusd_epi32(odd, _mm512_load_si512(a.add(i + 1)), turned);
+                i += 2;
             }
-            _mm512_reduce_add_epi32(sums)
+            if i < blocks {
+                let turned = _mm512_xor_si512(turn, _mm512_load_si512(b.add(i)));
+                even = _mm512_dpbusd_epi32(even, _mm512_load_si512(a.add(i)), turned);
+            }
+            _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd))
         }
         .wrapping_sub(b_sum.wrapping_mul(128))
     }
@@ -217,6 +270,49 @@ impl Isa for Avx512 {
             _mm512_reduce_add_epi32(_mm512_add_epi32(low, high))
         };
         2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
+        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
+        let groups = columns.len() / (blocks * LANES);
+        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        // SAFETY: the proof of the instructions is `self`; each step reads 16 × `blocks` blocks of each of its groups and
+        // `blocks` of each of its rows, and writes the products of the two, all of which the line above found to be there.
+        unsafe {
+            let mut group = 0;
+            while group < groups {
+                let width = if groups - group >= 4 { 4 } else { 1 };
+                let columns = columns.as_ptr().add(group * blocks * LANES).cast();
+                let mut row = 0;
+                while row < rows.len() {
+                    let height = if rows.len() - row >= 4 { 4 } else { 1 };
+                    let products = products.as_mut_ptr().add(row * groups + group).cast();
+                    let (rows, sums) = (&rows[row..row + height], &sums[row..row + height]);
+                    match (height, width) {
+                        (4, 4) => tile_512::<4, 4>(rows, sums, columns, blocks, products, groups),
+                        (4, _) => tile_512::<4, 1>(rows, sums, columns, blocks, products, groups),
+                        (_, 4) => tile_512::<1, 4>(rows, sums, columns, blocks, products, groups),
+                        _ => tile_512::<1, 1>(rows, sums, columns, blocks, products, groups),
+                    }
+                    row += height;
+                }
+                group += width;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn nearer(self, products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32 {
+        // SAFETY: the proof of the instructions is `self`; sixteen numbers are read and written of each array of sixteen.
+        unsafe {
+            let scales = _mm512_mul_ps(_mm512_set1_ps(row.scale), _mm512_load_ps(columns.scales.as_ptr()));
+            let products = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(products.as_ptr().cast())), scales);
+            let squares = _mm512_add_ps(_mm512_set1_ps(row.half_square), _mm512_load_ps(columns.half_squares.as_ptr()));
+            let found = _mm512_sub_ps(squares, products);
+            _mm512_storeu_ps(distances.as_mut_ptr(), found);
+            u32::from(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(found, _mm512_set1_ps(threshold)))
+        }
     }
 
     #[inline(always)]
@@ -359,6 +455,38 @@ impl Isa for Avx2 {
             sum_256(sums)
         };
         2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
+        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
+        let groups = columns.len() / (blocks * LANES);
+        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        for (group, columns) in columns.chunks_exact(blocks * LANES).enumerate() {
+            for (i, row) in rows.iter().enumerate() {
+                let products = &mut products[i * groups + group];
+                // SAFETY: the proof of the instructions is `self`; 4 bytes of the row and a block of the group are read for
+                // each of its 16 × `blocks` steps, as many as both have; a block is two aligned halves, as the products are.
+                unsafe {
+                    let turn = _mm256_set1_epi8(-128);
+                    let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+                    let (numbers, columns) = (row.as_ptr().cast::<i32>(), columns.as_ptr().cast::<__m256i>());
+                    for k in 0..blocks * LANES {
+                        let numbers = _mm256_set1_epi32(numbers.add(k).read());
+                        low = _mm256_add_epi32(low, products_256(_mm256_xor_si256(turn, _mm256_load_si256(columns.add(2 * k))), numbers));
+                        let codes = _mm256_xor_si256(turn, _mm256_load_si256(columns.add(2 * k + 1)));
+                        high = _mm256_add_epi32(high, products_256(codes, numbers));
+                    }
+                    _mm256_storeu_si256(products.as_mut_ptr().cast(), low);
+                    _mm256_storeu_si256(products.as_mut_ptr().add(8).cast(), high);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn nearer(self, products: &[i32; LANES], columns: &Columns, row: Column, threshold: f32, distances: &mut [f32; LANES]) -> u32 {
+        super::portable::nearer(products, columns, row, threshold, distances)
     }
 
     #[inline(always)]

@@ -4,8 +4,11 @@
 //! MOCO_BENCH_BASE=base.npy MOCO_BENCH_QUERIES=q.npy cargo test --release -p moco-index --lib -- --ignored --nocapture bench
 //! ```
 //! Without files, 100,000 × 128 in 256 Gaussian clusters (σ 0.7, length one), as in the peers' benchmark. Further
-//! variables: `MOCO_BENCH_CODES` (`f32,f16,int8,int4`), `MOCO_BENCH_BUILDER` (`own`, `hnsw_rs`), `MOCO_BENCH_THREADS`,
-//! `MOCO_BENCH_M`, `MOCO_BENCH_EF_CONSTRUCTION`, `MOCO_BENCH_PASS` (share of rows that pass a random filter).
+//! variables: `MOCO_BENCH_CODES` (`f32,f16,int8,int4`), `MOCO_BENCH_BUILDER` (`own,hnsw_rs`: one beside the other),
+//! `MOCO_BENCH_THREADS` (`1,2`), `MOCO_BENCH_M`, `MOCO_BENCH_EF_CONSTRUCTION`, `MOCO_BENCH_SEED`, `MOCO_BENCH_PASS` (share of rows
+//! that pass a random filter).
+//!
+//! Beside queries a second it prints how many codes a query compares at the same recall, which no other load disturbs.
 
 use std::env;
 use std::sync::atomic::AtomicBool;
@@ -62,6 +65,16 @@ fn gaussian(rows: usize, size: usize) -> Vec<f32> {
     vectors
 }
 
+/// How many codes a walk compares: the smallest budget that it keeps to.
+fn compared(segment: &Segment, query: &[f32], ef: usize, accept: Option<&Bits>) -> usize {
+    let (mut least, mut enough) = (0, 4 * segment.stats().nodes + 1000);
+    while least < enough {
+        let budget = least.midpoint(enough);
+        if segment.walk(query, ef, 10, accept, budget).is_some() { enough = budget } else { least = budget + 1 }
+    }
+    enough
+}
+
 #[test]
 #[ignore = "a benchmark"]
 fn bench() {
@@ -77,10 +90,7 @@ fn bench() {
         }
     };
     let rows = (base.len() / size).min(setting("MOCO_BENCH_ROWS", usize::MAX));
-    let builder = match env::var("MOCO_BENCH_BUILDER").as_deref() {
-        Ok("hnsw_rs") => Builder::HnswRs,
-        _ => Builder::Own,
-    };
+    let names = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
     let input = SegmentInput {
         distance: Distance::Cosine,
         size,
@@ -92,8 +102,7 @@ fn bench() {
     let params = SegmentParams {
         m: setting("MOCO_BENCH_M", 16),
         ef_construction: setting("MOCO_BENCH_EF_CONSTRUCTION", 200),
-        builder,
-        threads: setting("MOCO_BENCH_THREADS", 2),
+        seed: setting("MOCO_BENCH_SEED", SegmentParams::default().seed),
         ..SegmentParams::default()
     };
     println!("{rows} × {size}, kernel {}, {params:?}", Kernel::get().name());
@@ -103,7 +112,18 @@ fn bench() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let accept: Option<Bits> = (pass < 1.0).then(|| (0..rows as Row).filter(|_| random.random_bool(pass)).collect());
     let mut truth: Vec<Vec<Row>> = Vec::new();
-    for codes in env::var("MOCO_BENCH_CODES").unwrap_or_else(|_| "int8".to_owned()).split(',') {
+    let builders = names("MOCO_BENCH_BUILDER", "own");
+    let threads = names("MOCO_BENCH_THREADS", "1,2");
+    let codes = names("MOCO_BENCH_CODES", "int8");
+    let builds = builders.split(',').flat_map(|builder| threads.split(',').map(move |threads| (builder, threads)));
+    for ((builder, threads), codes) in builds.flat_map(|build| codes.split(',').map(move |codes| (build, codes))) {
+        let builder = match builder {
+            "own" => Builder::Own,
+            "hnsw_rs" => Builder::HnswRs,
+            other => panic!("MOCO_BENCH_BUILDER={other}"),
+        };
+        let threads = threads.parse().unwrap_or_else(|_| panic!("MOCO_BENCH_THREADS={threads}"));
+        let params = SegmentParams { builder, threads, ..params };
         let codes = match codes {
             "f32" => Codes::F32,
             "f16" => Codes::F16,
@@ -122,7 +142,7 @@ fn bench() {
         let open = start.elapsed().as_secs_f64() * 1e3;
         let stats = segment.stats();
         println!(
-            "{codes:?}: written at {:.0} rows/s, {:.0} a second and core; open to first answer ({}) {open:.2} ms; degree {:.1}, {} orphans; walked {:.0} B, in links {:.0} B, on disk {:.0} B a row",
+            "{builder:?}, {threads} threads, {codes:?}: written at {:.0} rows/s, {:.0} a second and core; open to first answer ({}) {open:.2} ms; degree {:.1}, {} orphans; walked {:.0} B, in links {:.0} B, on disk {:.0} B a row",
             rows as f64 / seconds,
             rows as f64 / computed,
             first[0].row,
@@ -141,7 +161,7 @@ fn bench() {
                 .collect();
             println!("scan: {:.1} QPS", queries.len() as f64 / (cpu_seconds(libc::CLOCK_THREAD_CPUTIME_ID) - start));
         }
-        let mut points: Vec<(f64, f64)> = Vec::new();
+        let mut points: Vec<(f64, f64, f64)> = Vec::new();
         if setting("MOCO_BENCH_LOAD", 1) == 1 {
             segment.load().unwrap();
         }
@@ -159,14 +179,24 @@ fn bench() {
                     .map(|(answer, truth)| answer.iter().filter(|scored| truth.contains(&scored.row)).count())
                     .sum();
             }
-            points.push((hits as f64 / (10 * queries.len()) as f64, queries.len() as f64 / best));
-            print!("{ef}: {:.4} {:.0}   ", points[points.len() - 1].0, points[points.len() - 1].1);
+            let (recall, qps) = (hits as f64 / (10 * queries.len()) as f64, queries.len() as f64 / best);
+            let compared: usize = queries.iter().map(|query| compared(&segment, query, ef, accept.as_ref())).sum();
+            points.push((recall, qps, compared as f64 / queries.len() as f64));
+            print!("{ef}: {recall:.4} {qps:.0} {:.0}   ", points[points.len() - 1].2);
+            if recall > 0.992 {
+                break;
+            }
         }
         // Log-linear between the two efs about a recall.
         for target in [0.95, 0.99] {
             let at = points.windows(2).find(|pair| pair[0].0 < target && target <= pair[1].0);
-            let qps = at.map(|pair| (pair[0].1.ln() + (pair[1].1 / pair[0].1).ln() * (target - pair[0].0) / (pair[1].0 - pair[0].0)).exp());
-            print!("| {target}: {:.0} ", qps.unwrap_or(f64::NAN));
+            let between = |of: fn(&(f64, f64, f64)) -> f64| {
+                at.map(|pair| {
+                    (of(&pair[0]).ln() + (of(&pair[1]) / of(&pair[0])).ln() * (target - pair[0].0) / (pair[1].0 - pair[0].0)).exp()
+                })
+            };
+            let (qps, compared) = (between(|point| point.1), between(|point| point.2));
+            print!("| {target}: {:.0} QPS, {:.0} codes compared ", qps.unwrap_or(f64::NAN), compared.unwrap_or(f64::NAN));
         }
         println!();
     }

@@ -13,11 +13,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::format::{HEADER, Header, Kind, Section, aligned, header_hash};
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
-use crate::codes::{Encoder, Frame};
+use crate::codes::{Encoder, Factors, Frame};
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::id::PointId;
-use crate::kernel::{BLOCK, Block};
+use crate::kernel::{BLOCK, Block, Isa, Kernel, Work};
 use crate::vector::is_zero;
 
 /// Builds a segment over `input` and writes it to `path`. `Ok(None)` when cancelled; then nothing is left behind.
@@ -275,13 +275,15 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Centre, frame.centre.iter().map(|x| x.to_le_bytes()))?;
 
         let mut encoder = Encoder::new(&frame, input.distance, params.codes);
-        let mut code = vec![Block([0; BLOCK]); params.codes.blocks(input.size)];
+        let mut code = vec![Block([0; BLOCK]); BATCH * params.codes.blocks(input.size)];
         let mut factors = Vec::new();
-        out.begin(&mut header, Kind::Codes, distinct.len() * code.len() * BLOCK)?;
+        out.begin(&mut header, Kind::Codes, distinct.len() * params.codes.blocks(input.size) * BLOCK)?;
         if !code.is_empty() {
-            for row in &distinct {
-                factors.push(encoder.encode(input.vector(*row), &mut code));
-                code.iter().try_for_each(|block| out.raw(&block.0))?;
+            let blocks = code.len() / BATCH;
+            for rows in distinct.chunks(BATCH) {
+                let codes = &mut code[..rows.len() * blocks];
+                Kernel::get().run(Encode { encoder: &mut encoder, input, rows, codes, factors: &mut factors });
+                codes.iter().try_for_each(|block| out.raw(&block.0))?;
             }
         }
         out.end(&mut header, Kind::Codes)?;
@@ -293,6 +295,30 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Vectors, input.vectors.iter().map(|x| x.to_le_bytes()))?;
 
         out.finish(&mut header)
+    }
+}
+
+/// Rows encoded at a time.
+const BATCH: usize = 64;
+
+/// Encodes some rows with the instructions of this machine.
+struct Encode<'a, 'b> {
+    encoder: &'a mut Encoder<'b>,
+    input: &'a SegmentInput,
+    rows: &'a [Row],
+    codes: &'a mut [Block],
+    factors: &'a mut Vec<Factors>,
+}
+
+impl Work for Encode<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        let blocks = self.codes.len() / self.rows.len();
+        for (row, code) in self.rows.iter().zip(self.codes.chunks_mut(blocks)) {
+            self.factors.push(self.encoder.encode(self.input.vector(*row), code));
+        }
     }
 }
 
