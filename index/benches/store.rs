@@ -1,7 +1,7 @@
 //! What a store costs around its searches: a durable write against the disk's own sync, two searching threads against
 //! one, searches while points come in, opening.
 //!
-//! `cargo bench -p moco-index --bench store [-- --points 20000]`. The peer of the writes is the disk itself, in the same
+//! `cargo bench -p moco-index --bench store [-- --points 20000]`; 0 points leave the searches out. The peer of the writes is the disk itself, in the same
 //! folder and the same run: one 4 KiB `pwrite` and `fdatasync`. Each figure is the median of rounds that alternate.
 
 use std::collections::BTreeMap;
@@ -47,6 +47,12 @@ fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     start.elapsed()
 }
 
+/// What this process has passed to the system's calls that write; `None` where the system does not say.
+fn bytes_written() -> Option<u64> {
+    let figures = std::fs::read_to_string("/proc/self/io").ok()?;
+    figures.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()
+}
+
 fn writes(folder: &Path) {
     let store = Store::open(folder.join("writes")).unwrap();
     let collection = store.create_collection("c", CollectionConfig::unnamed(SIZE, Distance::Cosine)).unwrap();
@@ -54,7 +60,7 @@ fn writes(folder: &Path) {
     file.write_all_at(&vec![0; 4096 * 4096], 0).unwrap();
     file.sync_all().unwrap();
     let (mut raw, mut single, mut batch) = (Vec::new(), Vec::new(), Vec::new());
-    let mut number = 0;
+    let (mut number, before) = (0, bytes_written());
     for round in 0..400u64 {
         let block = [round as u8; 4096];
         raw.push(timed(|| {
@@ -65,6 +71,7 @@ fn writes(folder: &Path) {
         single.push(timed(|| collection.upsert(one).unwrap()));
         number += 1;
     }
+    let written = before.zip(bytes_written()).map(|(before, after)| (after - before) / number - 4096);
     for _ in 0..10 {
         let many: Vec<Point> = (number..number + 1000).map(point).collect();
         batch.push(timed(|| collection.upsert(many).unwrap()));
@@ -73,6 +80,9 @@ fn writes(folder: &Path) {
     let (raw, single, batch) = (median(raw), median(single), median(batch));
     println!("4 KiB pwrite + fdatasync          {raw:>10.1?}");
     println!("durable upsert of one point       {single:>10.1?}   {:.2} x", single.as_secs_f64() / raw.as_secs_f64());
+    if let Some(written) = written {
+        println!("bytes written for each of those   {written:>10}");
+    }
     println!("durable upsert of 1,000 points    {batch:>10.1?}   {:.0} points/s", 1000.0 / batch.as_secs_f64());
 }
 
@@ -167,10 +177,12 @@ fn main() {
     let points = match &arguments[..] {
         [] => 20_000,
         [flag, points] if flag == "--points" => points.parse().expect("--points takes a number"),
-        other => panic!("what is {other:?}? there is --points N"),
+        other => panic!("what is {other:?}? there is --points N; 0 leaves the searches out"),
     };
     let folder = tempfile::tempdir().unwrap();
     println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     writes(folder.path());
-    searches(folder.path(), points);
+    if points > 0 {
+        searches(folder.path(), points);
+    }
 }

@@ -52,7 +52,7 @@ impl Collection {
             next_slot,
             shared: Arc::clone(&shared),
             checkpoint_bytes: options.checkpoint_bytes,
-            unmoved: 0,
+            moved: 0,
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());

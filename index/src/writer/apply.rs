@@ -12,7 +12,7 @@ use crate::payload::KeyPath;
 use crate::point::Payload;
 use crate::sets::Stored;
 use crate::tail::Owner;
-use crate::truth::{Header, PointNumber, PointRow, Slot, Truth};
+use crate::truth::{CodedVector, Header, PointNumber, PointRow, Slot, Truth, vector_checksum};
 
 /// A transaction under way.
 pub(super) struct Group<'a> {
@@ -22,6 +22,11 @@ pub(super) struct Group<'a> {
     pub(super) next_point: &'a mut PointNumber,
     pub(super) next_slot: &'a mut Slot,
     pub(super) changes: &'a mut Vec<Change>,
+    /// Where among the changes the vectors are that this transaction has put and that still live, by slot. They are written
+    /// together at its end, as many a row as fit.
+    pub(super) put: BTreeMap<Slot, usize>,
+    /// Stored vectors that die by it: those that share a row are cut out of it at once.
+    pub(super) dead: BTreeSet<Slot>,
     pub(super) seen_by_filters: bool,
 }
 
@@ -94,7 +99,7 @@ impl Group<'_> {
         for (name, slot) in &before.slots {
             // A vector that comes again as it was keeps its slot, and its place in a segment.
             let stays = match vectors.get(name) {
-                Some(vector) => self.truth.vector(*slot)?.is_some_and(|row| bits_equal(&row.vector, vector)),
+                Some(vector) => self.holds(*slot, vector)?,
                 None => false,
             };
             if stays {
@@ -214,21 +219,46 @@ impl Group<'_> {
         for (name, vector) in vectors {
             let slot = *self.next_slot;
             *self.next_slot += 1;
-            self.header.vectors.add(self.truth.insert_vector(slot, number, &name, &vector)?);
+            self.header.vectors.add(vector_checksum(slot, number, &name, &vector));
             slots.insert(name.clone(), slot);
+            self.put.insert(slot, self.changes.len());
             self.changes.push(Change::Put { name, owner: Owner { id, point: number, slot }, vector });
         }
         Ok(slots)
     }
 
+    /// Is this what lies in a slot?
+    fn holds(&self, slot: Slot, vector: &[f32]) -> Result<bool> {
+        if let Some(Change::Put { vector: put, .. }) = self.put.get(&slot).map(|index| &self.changes[*index]) {
+            return Ok(bits_equal(put, vector));
+        }
+        Ok(self.truth.vector(slot)?.is_some_and(|row| bits_equal(&row.vector, vector)))
+    }
+
     fn kill(&mut self, name: &str, slot: Slot) -> Result<()> {
-        self.header.vectors.remove(self.truth.delete_vector(slot)?);
+        match self.put.remove(&slot).map(|index| &self.changes[index]) {
+            Some(Change::Put { name, owner, vector }) => self.header.vectors.remove(vector_checksum(slot, owner.point, name, vector)),
+            _ => drop(self.dead.insert(slot)),
+        }
         // Segments change only by a write that goes alone, so that memory knows who answers for the slot.
         if self.shared.state().spaces.get(name).is_some_and(|space| space.covers(slot)) {
             self.header.tombstones.add(self.truth.insert_tombstone(slot, name)?);
         }
         self.changes.push(Change::Kill { name: name.to_owned(), slot });
         Ok(())
+    }
+
+    /// Writes what was kept for the end of the transaction.
+    pub(super) fn finish(self) -> Result<()> {
+        let vectors = &mut self.header.vectors;
+        self.truth.delete_vectors(&self.dead, |checksum| vectors.remove(checksum))?;
+        let coded = self.put.values().filter_map(|index| match &self.changes[*index] {
+            Change::Put { name, owner, vector } => Some(CodedVector::new(owner.slot, owner.point, name, vector)),
+            _ => None,
+        });
+        self.truth.insert_vectors(&coded.collect::<Vec<_>>())?;
+        (self.header.next_point, self.header.next_slot) = (*self.next_point, *self.next_slot);
+        self.truth.put_header(self.header)
     }
 
     fn update(&mut self, before: &PointRow, after: &PointRow, payload: Option<Payload>) -> Result<()> {

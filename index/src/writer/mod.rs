@@ -9,8 +9,10 @@ mod apply;
 mod install;
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::ops::RangeInclusive;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crate::collection::Shared;
 use crate::error::Result;
@@ -30,6 +32,16 @@ const GROUP_WRITES: usize = 256;
 const GROUP_BYTES: usize = 16 << 20;
 /// A log that readers kept from being moved waits for them above this length.
 const LONGEST_LOG: u64 = 256 << 20;
+/// Writes of fewer bytes find the log's file long enough for them.
+const SMALL_WRITE: usize = 64 << 10;
+/// Bytes that a small write may log: some pages, and more where a tree of them grows.
+const ROOM_AHEAD: u64 = 64 << 10;
+/// By how many bytes the log's file is made longer: doubled, within these bounds.
+const EXTENSION: RangeInclusive<usize> = 64 << 10..=1 << 20;
+/// After so long without a write …
+const IDLE: Duration = Duration::from_secs(1);
+/// … a log's file of more bytes is emptied.
+const IDLE_LOG: u64 = 1 << 20;
 
 /// A point whose vectors were checked.
 pub(crate) struct Prepared {
@@ -165,8 +177,8 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     /// The log is moved into the file after about so many bytes.
     pub(crate) checkpoint_bytes: usize,
-    /// Bytes written since the last checkpoint.
-    pub(crate) unmoved: usize,
+    /// Length of the log when it was last moved; 0 since it began anew.
+    pub(crate) moved: u64,
 }
 
 impl Writer {
@@ -195,13 +207,15 @@ impl Writer {
                 }
             }
             self.shared.poke_builder();
-            self.unmoved += bytes;
-            if self.unmoved > self.checkpoint_bytes && self.shared.stopped().is_none() {
-                self.unmoved = 0;
-                self.move_log();
+            // On failure the log stays as it is, and is tried again: nothing is lost. Only after a failed sync nothing may be
+            // written any more.
+            if self.shared.stopped().is_none()
+                && let Err(error) = self.tend_log(bytes)
+            {
+                self.shared.stop_if_sync_failed(&error);
             }
             if next.is_none() {
-                next = jobs.recv().ok();
+                next = self.wait(jobs);
             }
         }
         if self.shared.stopped().is_none() {
@@ -210,13 +224,45 @@ impl Writer {
         }
     }
 
-    /// A failure loses nothing: the log is kept and tried again. Only after a failed sync nothing may be written any more.
-    fn move_log(&mut self) {
-        let long = self.shared.log_len() > LONGEST_LOG;
-        let outcome = if long { self.truth.0.checkpoint() } else { self.truth.0.checkpoint_now() };
-        if let Err(error) = outcome {
+    /// The next write. Where none comes for a while, the log gives back the room it has.
+    fn wait(&self, jobs: &Receiver<Job>) -> Option<Job> {
+        match jobs.recv_timeout(IDLE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if self.shared.stopped().is_none()
+            && let Err(error) = self.shorten_log()
+        {
             self.shared.stop_if_sync_failed(&error);
         }
+        jobs.recv().ok()
+    }
+
+    /// Moves the log into the file when it is long, and keeps its file ahead of small writes. `bytes` were just written.
+    fn tend_log(&mut self, bytes: usize) -> Result<()> {
+        let log = &self.truth.0;
+        let used = log.log_used()?;
+        if used < self.moved {
+            self.moved = 0;
+        }
+        if used - self.moved > self.checkpoint_bytes as u64 {
+            self.moved = used;
+            return if used > LONGEST_LOG { log.checkpoint() } else { log.checkpoint_now() };
+        }
+        if bytes < SMALL_WRITE && used + ROOM_AHEAD > log.log_len() {
+            return log.extend_log((used as usize).clamp(*EXTENSION.start(), *EXTENSION.end()));
+        }
+        Ok(())
+    }
+
+    fn shorten_log(&self) -> Result<()> {
+        let log = &self.truth.0;
+        if log.log_len() > IDLE_LOG {
+            log.checkpoint_now()?;
+            log.checkpoint_unless_read()?;
+        }
+        Ok(())
     }
 
     /// All writes of a group, or none; the outer error is everybody's.
@@ -234,11 +280,17 @@ impl Writer {
         let shared = &self.shared;
         let seen_by_filters = shared.sets_are_loaded();
         let committed = self.truth.transaction(|truth| {
-            let mut group = Group { truth, shared, header: &mut header, next_point, next_slot, changes: &mut changes, seen_by_filters };
+            let (put, dead) = Default::default();
+            let mut group =
+                Group { truth, shared, header: &mut header, next_point, next_slot, changes: &mut changes, put, dead, seen_by_filters };
             for write in writes {
                 outcomes.push(group.apply(write)?);
             }
-            truth.put_header(&header)
+            group.finish()?;
+            if header.config != self.header.config {
+                truth.put_config(&header.config)?;
+            }
+            Ok(())
         });
         if let Err(error) = committed {
             self.shared.stop_if_sync_failed(&error);
