@@ -39,21 +39,17 @@ pub(crate) struct CodedVector<'a> {
 }
 
 impl<'a> CodedVector<'a> {
-    pub(crate) fn new(slot: Slot, point: PointNumber, name: &'a str, vector: &[f32]) -> Self {
+    /// With the vector's [`checksum`].
+    pub(crate) fn new(slot: Slot, point: PointNumber, name: &'a str, vector: &[f32], checksum: u64) -> Self {
         let mut body = Vec::new();
         floats::encode(vector, &mut body);
-        Self { slot, point, name, size: vector.len(), checksum: checksum(slot, point, name, vector), body }
-    }
-
-    pub(crate) fn checksum(&self) -> u64 {
-        self.checksum
+        Self { slot, point, name, size: vector.len(), checksum, body }
     }
 }
 
 /// Of a vector, over what it is and not how it is written.
 pub(crate) fn checksum(slot: Slot, point: PointNumber, name: &str, vector: &[f32]) -> u64 {
-    let data: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-    vector_checksum(slot, point, name, &data)
+    vector_checksum(slot, point, name, &floats::bytes_of(vector))
 }
 
 /// A row, its own checksum verified.
@@ -131,7 +127,9 @@ impl Block {
         let Entry { slot, point, .. } = *entry;
         let (name, size) = &self.kinds[entry.kind];
         match floats::decode(&self.data[entry.body.clone()], *size) {
-            Some(vector) if checksum(slot, point, name, &vector) == entry.checksum => Ok(VectorRow { slot, point, name: name.clone(), vector }),
+            Some(vector) if checksum(slot, point, name, &vector) == entry.checksum => {
+                Ok(VectorRow { slot, point, name: name.clone(), vector })
+            }
             _ => Err(Error::DamagedVector { path: truth.0.path.clone(), slot }),
         }
     }
@@ -180,7 +178,9 @@ impl Truth {
                 }
                 let data = encode(block.first, &living);
                 let checksum = row_checksum(block.first, &data) as i64;
-                connection.prepare_cached("UPDATE block SET data = ?2, checksum = ?3 WHERE first = ?1")?.execute(params![first, data, checksum])
+                connection
+                    .prepare_cached("UPDATE block SET data = ?2, checksum = ?3 WHERE first = ?1")?
+                    .execute(params![first, data, checksum])
             })?;
             self.expect_one(changed, || format!("the row of the vectors from slot {} on is missing", block.first))?;
             next = last.checked_add(1).and_then(|from| dead.range(from..).next().copied());
@@ -293,7 +293,10 @@ mod tests {
     }
 
     fn coded<'a>(vectors: &'a [(Slot, PointNumber, &'static str, Vec<f32>)]) -> Vec<CodedVector<'a>> {
-        vectors.iter().map(|(slot, point, name, vector)| CodedVector::new(*slot, *point, name, vector)).collect()
+        vectors
+            .iter()
+            .map(|(slot, point, name, vector)| CodedVector::new(*slot, *point, name, vector, checksum(*slot, *point, name, vector)))
+            .collect()
     }
 
     #[test]
@@ -338,7 +341,10 @@ mod tests {
             // Noise: raw, of a known length.
             let vector: Vec<f32> = (0..size as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9) & 0xbfff_ffff)).collect();
             let vectors: Vec<_> = (0..400).map(|n| (n + 1, n as PointNumber, "", vector.clone())).collect();
-            let coded: Vec<CodedVector<'_>> = vectors.iter().map(|(slot, point, name, vector)| CodedVector::new(*slot, *point, name, vector)).collect();
+            let coded: Vec<CodedVector<'_>> = vectors
+                .iter()
+                .map(|(slot, point, name, vector)| CodedVector::new(*slot, *point, name, vector, checksum(*slot, *point, name, vector)))
+                .collect();
             let row = encode(1, &coded[..row_len(&coded)]);
             assert!(row.len() <= LONGEST_ROW.max(4 * size + 64), "{size}: {}", row.len());
             assert!(waste(row.len()) * 100 < 6 * row.len(), "{size}: {} of {}", waste(row.len()), row.len());

@@ -14,8 +14,11 @@
 //! code does not make smaller is written raw. General compressors were not taken: they want more than one vector at a
 //! time to be any good at it, and take several times the time.
 
+use std::iter::once;
+use std::ops::Range;
+
 /// No code is longer: a table of so many bits decodes in one look-up.
-const LONGEST: u32 = 10;
+const LONGEST: u32 = 8;
 const RAW: u8 = 0;
 const CODED: u8 = 1;
 /// Bytes after the codes that a decoder may look at.
@@ -27,8 +30,15 @@ pub(super) fn encode(vector: &[f32], out: &mut Vec<u8>) {
     if !encode_exponents_apart(vector, out) || out.len() - start > 4 * vector.len() {
         out.truncate(start);
         out.push(RAW);
-        out.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
+        out.extend(bytes_of(vector));
     }
+}
+
+pub(super) fn bytes_of(vector: &[f32]) -> Vec<u8> {
+    // Whole chunks: an iterator of single bytes takes ten times as long.
+    let mut bytes = vec![0; 4 * vector.len()];
+    bytes.as_chunks_mut().0.iter_mut().zip(vector).for_each(|(bytes, x)| *bytes = x.to_le_bytes());
+    bytes
 }
 
 fn exponent(x: f32) -> u8 {
@@ -49,18 +59,21 @@ fn encode_exponents_apart(vector: &[f32], out: &mut Vec<u8>) -> bool {
     counts.iter_mut().zip(other).for_each(|(count, other)| *count += other);
 
     let lengths = code_lengths(&counts);
-    let Some(codes) = codes(&lengths) else { return false };
     let (first, last) = match (lengths[1..].iter().position(|length| *length > 0), lengths.iter().rposition(|length| *length > 0)) {
         (Some(first), Some(last)) => (first + 1, last),
         // All exponents are 0.
         _ => (1, 0),
     };
+    let Some(codes) = codes(&lengths, first..last + 1) else { return false };
     let table = &lengths[first..=last.max(first - 1)];
     out.reserve(4 + table.len() + 4 * vector.len() + AHEAD);
     out.extend([CODED | (lengths[0] << 4), first as u8, table.len() as u8]);
     out.extend(table.chunks(2).map(|pair| pair[0] | (pair.get(1).unwrap_or(&0) << 4)));
-    out.extend(vector.iter().flat_map(|x| (x.to_bits() as u16).to_le_bytes()));
-    out.extend(vector.iter().map(|x| upper(x.to_bits())));
+    let planes = out.len();
+    out.resize(planes + 3 * vector.len(), 0);
+    let (lower, above) = out[planes..].split_at_mut(2 * vector.len());
+    lower.as_chunks_mut().0.iter_mut().zip(vector).for_each(|(bytes, x)| *bytes = (x.to_bits() as u16).to_le_bytes());
+    above.iter_mut().zip(vector).for_each(|(byte, x)| *byte = upper(x.to_bits()));
     let (mut bits, mut used) = (0u64, 0);
     for x in vector {
         let (code, length) = codes[usize::from(exponent(*x))];
@@ -90,19 +103,19 @@ pub(super) fn decode(bytes: &[u8], size: usize) -> Option<Vec<f32>> {
         return (rest.is_empty() && values.len() == size).then(|| values.iter().map(|x| f32::from_le_bytes(*x)).collect());
     }
     let ([first, len], rest) = rest.split_first_chunk::<2>()?;
-    let len = usize::from(*len);
+    let (first, len) = (usize::from(*first), usize::from(*len));
     let (table, rest) = rest.split_at_checked(len.div_ceil(2))?;
     let (lower, rest) = rest.split_at_checked(size.checked_mul(2)?)?;
     let (upper, coded) = rest.split_at_checked(size)?;
-    if kind & 0x0f != CODED || *first == 0 || usize::from(*first) + len > 256 {
+    if kind & 0x0f != CODED || first == 0 || first + len > 256 {
         return None;
     }
     let mut lengths = [0u8; 256];
     lengths[0] = kind >> 4;
-    for (index, length) in lengths[usize::from(*first)..][..len].iter_mut().enumerate() {
+    for (index, length) in lengths[first..][..len].iter_mut().enumerate() {
         *length = (table[index / 2] >> (4 * (index % 2))) & 0x0f;
     }
-    let table = decoding_table(&lengths)?;
+    let table = decoding_table(&lengths, first..first + len)?;
     let exponents = decode_exponents(coded, size, &table)?;
     let (lower, _) = lower.as_chunks::<2>();
     let values = lower.iter().zip(upper).zip(&exponents).map(|((lower, upper), exponent)| {
@@ -117,28 +130,28 @@ fn decode_exponents(coded: &[u8], size: usize, table: &[[u8; 2]; 1 << LONGEST]) 
     padded.extend_from_slice(coded);
     padded.extend([0; AHEAD]);
     let mut exponents = vec![0; size];
-    let mut at = 0;
-    // Five codes of at most ten bits each are in any 57.
-    for five in exponents.chunks_mut(5) {
-        let bits = u64::from_le_bytes(*padded.get(at / 8..)?.first_chunk()?) >> (at % 8);
-        let mut used = 0;
-        for exponent in five {
-            let [symbol, length] = table[(bits >> used) as usize & ((1 << LONGEST) - 1)];
-            if length == 0 {
-                return None;
-            }
+    let (mut at, mut shortest) = (0, u8::MAX);
+    // Seven codes of at most eight bits each are in any 57.
+    let (sevens, rest) = exponents.as_chunks_mut::<7>();
+    for seven in sevens.iter_mut().map(<[u8; 7]>::as_mut_slice).chain([rest]) {
+        let mut bits = u64::from_le_bytes(*padded.get(at / 8..)?.first_chunk()?) >> (at % 8);
+        for exponent in seven {
+            let [symbol, length] = table[(bits & ((1 << LONGEST) - 1)) as usize];
             *exponent = symbol;
-            used += usize::from(length);
+            shortest = shortest.min(length);
+            bits >>= length;
+            at += usize::from(length);
         }
-        at += used;
     }
-    (at.div_ceil(8) == coded.len()).then_some(exponents)
+    // A code of no bits is none.
+    (shortest > 0 && at.div_ceil(8) == coded.len()).then_some(exponents)
 }
 
 /// Lengths of a Huffman code, none above [`LONGEST`]; 0 for what does not occur.
 fn code_lengths(counts: &[u32; 256]) -> [u8; 256] {
     let mut lengths = [0; 256];
-    let mut leaves: Vec<(u32, u8)> = (0..=255u8).map(|symbol| (counts[usize::from(symbol)], symbol)).filter(|(count, _)| *count > 0).collect();
+    let mut leaves: Vec<(u32, u8)> =
+        (0..=255u8).map(|symbol| (counts[usize::from(symbol)], symbol)).filter(|(count, _)| *count > 0).collect();
     if let [(_, symbol)] = leaves[..] {
         lengths[usize::from(symbol)] = 1;
     }
@@ -179,43 +192,41 @@ fn code_lengths(counts: &[u32; 256]) -> [u8; 256] {
 }
 
 /// The canonical code of these lengths, each code's bits in the order in which they are read; `None` if there is no such code.
-fn codes(lengths: &[u8; 256]) -> Option<[(u16, u8); 256]> {
+/// Symbols that are neither 0 nor in `range` have no length, and are not looked at: a vector has about a dozen.
+fn codes(lengths: &[u8; 256], range: Range<usize>) -> Option<[(u16, u8); 256]> {
+    let used = || once(0).chain(range.clone()).filter(|symbol| lengths[*symbol] > 0);
+    // By length, one further up: how many codes have it.
     let mut next = [0u32; LONGEST as usize + 2];
-    for length in lengths {
-        if u32::from(*length) > LONGEST {
-            return None;
-        }
-        if *length > 0 {
-            next[usize::from(*length) + 1] += 1;
-        }
+    for symbol in used() {
+        *next[1..].get_mut(usize::from(lengths[symbol]))? += 1;
     }
     let mut first = 0;
-    for (length, count) in next.iter_mut().enumerate().skip(1) {
-        // `count` is still how many codes are one bit shorter than `length`.
-        first = (first + *count) << 1;
-        *count = first;
-        if length as u32 <= LONGEST && first > 1 << length {
-            return None;
-        }
+    for shorter in &mut next[1..] {
+        first = (first + *shorter) << 1;
+        *shorter = first;
     }
     let mut codes = [(0, 0); 256];
-    for (code, length) in codes.iter_mut().zip(lengths).filter(|(_, length)| **length > 0) {
-        let bits = &mut next[usize::from(*length)];
+    for symbol in used() {
+        let length = lengths[symbol];
+        let bits = &mut next[usize::from(length)];
         if *bits >= 1 << length {
             return None;
         }
-        *code = (((*bits as u16) << (16 - u32::from(*length))).reverse_bits(), *length);
+        codes[symbol] = (((*bits as u16) << (16 - u32::from(length))).reverse_bits(), length);
         *bits += 1;
     }
     Some(codes)
 }
 
 /// By the next bits: the exponent whose code they begin with, and its length; 0 where they begin with none.
-fn decoding_table(lengths: &[u8; 256]) -> Option<[[u8; 2]; 1 << LONGEST]> {
-    let codes = codes(lengths)?;
+fn decoding_table(lengths: &[u8; 256], range: Range<usize>) -> Option<[[u8; 2]; 1 << LONGEST]> {
+    let codes = codes(lengths, range.clone())?;
     let mut table = [[0; 2]; 1 << LONGEST];
-    for (symbol, (code, length)) in codes.iter().enumerate().filter(|(_, (_, length))| *length > 0) {
-        table.iter_mut().skip(usize::from(*code)).step_by(1 << length).for_each(|entry| *entry = [symbol as u8, *length]);
+    for symbol in once(0).chain(range) {
+        let (code, length) = codes[symbol];
+        if length > 0 {
+            table.iter_mut().skip(usize::from(code)).step_by(1 << length).for_each(|entry| *entry = [symbol as u8, length]);
+        }
     }
     Some(table)
 }

@@ -40,8 +40,7 @@ pub(super) fn upgrade(truth: &Truth) -> Result<()> {
                 slots.insert(name, slot);
             }
             let row = PointRow { number, id: old.id, version: old.version, slots, payload: old.payload };
-            truth.insert_point(&row)?;
-            header.points.add(row.checksum());
+            header.points.add(truth.insert_point(&row)?);
             Ok(())
         })?;
         if (header.points.rows, sum) != (points, digest) {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::rows::{self, PointNumber, PointRow, Slot};
-use super::{CodedVector, Header, SCHEMA, Tally, Truth};
+use super::{CodedVector, Header, SCHEMA, Tally, Truth, vector_checksum};
 use crate::config::CollectionConfig;
 use crate::database::FORMAT;
 use crate::error::{Error, Result};
@@ -60,8 +60,7 @@ pub(super) fn upgrade(truth: &Truth) -> Result<()> {
         let mut tally = Tally::default();
         each_point(truth, |point, checksum| {
             tally.add(checksum);
-            truth.insert_point(&point)?;
-            header.points.add(point.checksum());
+            header.points.add(truth.insert_point(&point)?);
             Ok(())
         })?;
         truth.compare("points", tally, old.points.into())?;
@@ -184,9 +183,8 @@ impl<'a> Vectors<'a> {
         if params.size != vector.len() {
             return Ok(None);
         }
-        let coded = CodedVector::new(slot, point, name, vector);
-        let checksum = coded.checksum();
-        self.waiting.push(coded);
+        let checksum = vector_checksum(slot, point, name, vector);
+        self.waiting.push(CodedVector::new(slot, point, name, vector, checksum));
         if self.waiting.len() == WRITTEN {
             self.truth.insert_vectors(&self.waiting)?;
             self.waiting.clear();

@@ -44,8 +44,8 @@ use blocks::Entry;
 pub(crate) use blocks::{CodedVector, checksum as vector_checksum};
 pub(crate) use rows::{PointNumber, PointRow, SegmentRow, Slot, VectorRow};
 
-/// A page holds two compressed vectors of 512 dimensions or a hundred points. Half of it would halve what a single write
-/// logs and double what a thousand cost; four times of it was what a single write took four times as many bytes for.
+/// Each page that a write changes goes into the log whole. On pages of 16 KiB an upsert of one point of 512 dimensions wrote
+/// 87 KB; on these, which hold two such vectors or a hundred points, it writes 43 KB, half of them to make the log longer.
 const PAGE_SIZE: u32 = 4096;
 
 const SCHEMA: &str = "
@@ -202,7 +202,8 @@ impl Truth {
 
     /// The content of a table's only row.
     fn own_row<T: rusqlite::types::FromSql>(&self, sql: &str, bytes: impl Fn(&T) -> &[u8]) -> Result<T> {
-        let row = self.run(|connection| connection.query_row(sql, [], |row| Ok((row.get::<_, T>(0)?, row.get::<_, i64>(1)?))).optional())?;
+        let row =
+            self.run(|connection| connection.query_row(sql, [], |row| Ok((row.get::<_, T>(0)?, row.get::<_, i64>(1)?))).optional())?;
         let Some((content, checksum)) = row else {
             return Err(self.damaged("the collection's own row is missing"));
         };
@@ -227,7 +228,9 @@ impl Truth {
         Ok((header.next_point, header.next_slot))
     }
 
-    pub(crate) fn insert_point(&self, point: &PointRow) -> Result<()> {
+    /// Writes a point; returns its row's checksum.
+    pub(crate) fn insert_point(&self, point: &PointRow) -> Result<u64> {
+        let checksum = point.checksum();
         self.run(|connection| {
             connection.prepare_cached("INSERT INTO point VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
                 point.number,
@@ -235,10 +238,10 @@ impl Truth {
                 point.version as i64,
                 point.encode_slots(),
                 point.payload,
-                point.checksum() as i64
+                checksum as i64
             ])
         })?;
-        Ok(())
+        Ok(checksum)
     }
 
     /// Writes what a point has now over what it had.
@@ -317,7 +320,8 @@ impl Truth {
             let wanted: Vec<&Entry> = wanted.take(limit - found.len()).collect();
             let owners = self.points_numbered(wanted.iter().map(|entry| entry.point))?;
             for entry in wanted {
-                match owners.get(&entry.point) {
+                let owner = owners.binary_search_by_key(&entry.point, |owner| owner.number).ok().map(|index| &owners[index]);
+                match owner {
                     Some(owner) if owner.slots.get(name) == Some(&entry.slot) => found.push((block.vector(self, entry)?, owner.id)),
                     _ => return Err(Error::DamagedVector { path: self.0.path.clone(), slot: entry.slot }),
                 }
@@ -327,20 +331,22 @@ impl Truth {
         Ok(found)
     }
 
-    /// The points of these numbers, as far as there are any.
-    fn points_numbered(&self, numbers: impl Iterator<Item = PointNumber> + Clone) -> Result<BTreeMap<PointNumber, PointRow>> {
-        let mut points = BTreeMap::new();
+    /// The points of these numbers, as far as there are any, by number.
+    fn points_numbered(&self, numbers: impl Iterator<Item = PointNumber> + Clone) -> Result<Vec<PointRow>> {
+        let mut points = Vec::new();
         let (Some(first), Some(last)) = (numbers.clone().min(), numbers.clone().max()) else { return Ok(points) };
         // Those of a row are mostly neighbours: one pass is quicker than a look-up each.
         if (last - first) as usize <= 4 * numbers.clone().count() {
             let sql = "SELECT number, id, version, slots, payload, checksum FROM point WHERE number BETWEEN ? AND ? ORDER BY number";
-            self.visit_points(sql, [first, last], |point| Ok(points.insert(point.number, point).is_none()))?;
+            self.visit_points(sql, [first, last], |point| {
+                points.push(point);
+                Ok(true)
+            })?;
         } else {
             for number in numbers {
-                if let Some(point) = self.point_by_number(number)? {
-                    points.insert(number, point);
-                }
+                points.extend(self.point_by_number(number)?);
             }
+            points.sort_unstable_by_key(|point| point.number);
         }
         Ok(points)
     }
@@ -457,7 +463,5 @@ fn put_header(database: &Database, header: &Header) -> Result<()> {
 fn put_config(database: &Database, config: &CollectionConfig) -> Result<()> {
     let text = serde_json::to_string(config).expect("a configuration has string keys");
     let checksum = xxh3_64(text.as_bytes()) as i64;
-    database.run(|connection| {
-        connection.execute("INSERT OR REPLACE INTO collection VALUES (1, ?, ?)", params![text, checksum]).map(drop)
-    })
+    database.run(|connection| connection.execute("INSERT OR REPLACE INTO collection VALUES (1, ?, ?)", params![text, checksum]).map(drop))
 }

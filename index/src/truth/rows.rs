@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::Row;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::numbers::{put_number, take_number, unzigzag, zigzag};
 use crate::error::{Error, Result};
@@ -155,12 +155,13 @@ pub(super) fn tombstone_checksum(slot: Slot, vector: &str) -> u64 {
 
 /// Over the parts and their lengths, so that no byte can move from one part to the next unnoticed.
 pub(super) fn hash(parts: [&[u8]; 5]) -> u64 {
-    let mut hash = Xxh3::new();
+    // In one piece: to hash it part by part takes several times as long for a row of some dozen bytes.
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| 8 + part.len()).sum());
     for part in parts {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
     }
-    hash.digest()
+    xxh3_64(&bytes)
 }
 
 #[cfg(test)]
@@ -176,7 +177,8 @@ mod tests {
             slots: slots.iter().map(|(name, slot)| ((*name).to_owned(), *slot)).collect(),
             payload: String::new(),
         };
-        for (number, slots) in [(1, vec![]), (70_000, vec![("", 70_000)]), (u32::MAX, vec![("", 1), ("image", i64::MAX as u64), ("z", 0)])] {
+        for (number, slots) in [(1, vec![]), (70_000, vec![("", 70_000)]), (u32::MAX, vec![("", 1), ("image", i64::MAX as u64), ("z", 0)])]
+        {
             let row = row(number, &slots);
             assert_eq!(decode_slots(number, &row.encode_slots()), Some(row.slots));
         }

@@ -14,6 +14,13 @@ use crate::sets::Stored;
 use crate::tail::Owner;
 use crate::truth::{CodedVector, Header, PointNumber, PointRow, Slot, Truth, vector_checksum};
 
+/// A vector that is to be written.
+pub(super) struct Put {
+    /// Where among the changes it is.
+    change: usize,
+    checksum: u64,
+}
+
 /// A transaction under way.
 pub(super) struct Group<'a> {
     pub(super) truth: &'a Truth,
@@ -22,9 +29,9 @@ pub(super) struct Group<'a> {
     pub(super) next_point: &'a mut PointNumber,
     pub(super) next_slot: &'a mut Slot,
     pub(super) changes: &'a mut Vec<Change>,
-    /// Where among the changes the vectors are that this transaction has put and that still live, by slot. They are written
-    /// together at its end, as many a row as fit.
-    pub(super) put: BTreeMap<Slot, usize>,
+    /// The vectors that this transaction has put and that still live, by slot. They are written together at its end, as many
+    /// a row as fit.
+    pub(super) put: BTreeMap<Slot, Put>,
     /// Stored vectors that die by it: those that share a row are cut out of it at once.
     pub(super) dead: BTreeSet<Slot>,
     pub(super) seen_by_filters: bool,
@@ -88,8 +95,7 @@ impl Group<'_> {
         *self.next_point = number.checked_add(1).ok_or_else(|| Error::Full { path: self.truth.0.path.clone() })?;
         let slots = self.put_vectors(number, id, vectors)?;
         let row = PointRow { number, id, version: self.version(), slots, payload: to_json(&payload) };
-        self.truth.insert_point(&row)?;
-        self.header.points.add(row.checksum());
+        self.header.points.add(self.truth.insert_point(&row)?);
         self.see(number, None, Some(&row), Some(payload))
     }
 
@@ -219,9 +225,10 @@ impl Group<'_> {
         for (name, vector) in vectors {
             let slot = *self.next_slot;
             *self.next_slot += 1;
-            self.header.vectors.add(vector_checksum(slot, number, &name, &vector));
+            let checksum = vector_checksum(slot, number, &name, &vector);
+            self.header.vectors.add(checksum);
             slots.insert(name.clone(), slot);
-            self.put.insert(slot, self.changes.len());
+            self.put.insert(slot, Put { change: self.changes.len(), checksum });
             self.changes.push(Change::Put { name, owner: Owner { id, point: number, slot }, vector });
         }
         Ok(slots)
@@ -229,16 +236,16 @@ impl Group<'_> {
 
     /// Is this what lies in a slot?
     fn holds(&self, slot: Slot, vector: &[f32]) -> Result<bool> {
-        if let Some(Change::Put { vector: put, .. }) = self.put.get(&slot).map(|index| &self.changes[*index]) {
+        if let Some(Change::Put { vector: put, .. }) = self.put.get(&slot).map(|put| &self.changes[put.change]) {
             return Ok(bits_equal(put, vector));
         }
         Ok(self.truth.vector(slot)?.is_some_and(|row| bits_equal(&row.vector, vector)))
     }
 
     fn kill(&mut self, name: &str, slot: Slot) -> Result<()> {
-        match self.put.remove(&slot).map(|index| &self.changes[index]) {
-            Some(Change::Put { name, owner, vector }) => self.header.vectors.remove(vector_checksum(slot, owner.point, name, vector)),
-            _ => drop(self.dead.insert(slot)),
+        match self.put.remove(&slot) {
+            Some(put) => self.header.vectors.remove(put.checksum),
+            None => drop(self.dead.insert(slot)),
         }
         // Segments change only by a write that goes alone, so that memory knows who answers for the slot.
         if self.shared.state().spaces.get(name).is_some_and(|space| space.covers(slot)) {
@@ -252,8 +259,8 @@ impl Group<'_> {
     pub(super) fn finish(self) -> Result<()> {
         let vectors = &mut self.header.vectors;
         self.truth.delete_vectors(&self.dead, |checksum| vectors.remove(checksum))?;
-        let coded = self.put.values().filter_map(|index| match &self.changes[*index] {
-            Change::Put { name, owner, vector } => Some(CodedVector::new(owner.slot, owner.point, name, vector)),
+        let coded = self.put.values().filter_map(|put| match &self.changes[put.change] {
+            Change::Put { name, owner, vector } => Some(CodedVector::new(owner.slot, owner.point, name, vector, put.checksum)),
             _ => None,
         });
         self.truth.insert_vectors(&coded.collect::<Vec<_>>())?;
