@@ -1,8 +1,9 @@
 //! What a store costs around its searches: a durable write against the disk's own sync, two searching threads against
 //! one, searches while points come in, opening.
 //!
-//! `cargo bench -p moco-index --bench store [-- --points 20000]`. The peer of the writes is the disk itself, in the same
-//! folder and the same run: one 4 KiB `pwrite` and `fdatasync`. Each figure is the median of rounds that alternate.
+//! `cargo bench -p moco-index --bench store [-- --points 20000 | --truth FILE.npy]`; 0 points leave the searches out. The
+//! peer of the writes is the disk itself, in the same folder and the same run: one 4 KiB `pwrite` and `fdatasync`. Each
+//! figure is the median of rounds that alternate.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use moco_index::{Collection, CollectionConfig, Distance, Payload, Point, PointId, SearchRequest, Store};
+use moco_index::{Collection, CollectionConfig, Distance, HnswParams, Payload, Point, PointId, SearchRequest, Store};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -47,6 +48,12 @@ fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     start.elapsed()
 }
 
+/// What this process has passed to the system's calls that write; `None` where the system does not say.
+fn bytes_written() -> Option<u64> {
+    let figures = std::fs::read_to_string("/proc/self/io").ok()?;
+    figures.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()
+}
+
 fn writes(folder: &Path) {
     let store = Store::open(folder.join("writes")).unwrap();
     let collection = store.create_collection("c", CollectionConfig::unnamed(SIZE, Distance::Cosine)).unwrap();
@@ -54,7 +61,7 @@ fn writes(folder: &Path) {
     file.write_all_at(&vec![0; 4096 * 4096], 0).unwrap();
     file.sync_all().unwrap();
     let (mut raw, mut single, mut batch) = (Vec::new(), Vec::new(), Vec::new());
-    let mut number = 0;
+    let (mut number, before) = (0, bytes_written());
     for round in 0..400u64 {
         let block = [round as u8; 4096];
         raw.push(timed(|| {
@@ -65,6 +72,7 @@ fn writes(folder: &Path) {
         single.push(timed(|| collection.upsert(one).unwrap()));
         number += 1;
     }
+    let written = before.zip(bytes_written()).map(|(before, after)| (after - before) / number - 4096);
     for _ in 0..10 {
         let many: Vec<Point> = (number..number + 1000).map(point).collect();
         batch.push(timed(|| collection.upsert(many).unwrap()));
@@ -73,7 +81,57 @@ fn writes(folder: &Path) {
     let (raw, single, batch) = (median(raw), median(single), median(batch));
     println!("4 KiB pwrite + fdatasync          {raw:>10.1?}");
     println!("durable upsert of one point       {single:>10.1?}   {:.2} x", single.as_secs_f64() / raw.as_secs_f64());
+    if let Some(written) = written {
+        println!("bytes written for each of those   {written:>10}");
+    }
     println!("durable upsert of 1,000 points    {batch:>10.1?}   {:.0} points/s", 1000.0 / batch.as_secs_f64());
+}
+
+/// What the truth takes of vectors that come by the thousand, without payloads, against their raw values; and how long it
+/// takes to read them.
+fn truth(folder: &Path, vectors: &mut dyn Iterator<Item = Vec<f32>>) {
+    let store = Store::open(folder.join("truth")).unwrap();
+    let mut vectors = vectors.peekable();
+    let size = vectors.peek().expect("there are vectors").len();
+    let config = CollectionConfig::unnamed(size, Distance::Cosine);
+    // No segment: the next start reads all of the truth.
+    let hnsw = HnswParams { full_scan_threshold: usize::MAX >> 8, ..config.hnsw };
+    let collection = store.create_collection("c", CollectionConfig { hnsw, ..config }).unwrap();
+    let (mut number, mut batches) = (0, Vec::new());
+    while vectors.peek().is_some() {
+        let point = |(id, vector)| Point {
+            id: PointId::Num(number + id),
+            vectors: BTreeMap::from([(String::new(), vector)]),
+            payload: Payload::new(),
+        };
+        let points: Vec<Point> = (0..1000).zip(&mut vectors).map(point).collect();
+        let count = points.len() as u64;
+        batches.push(timed(|| collection.upsert(points).unwrap()) / count as u32);
+        number += count;
+    }
+    drop((collection, store));
+    let bytes = bytes_below(&folder.join("truth")) as f64;
+    println!("truth of {number} x {size} ÷ raw f32    {:>10.3}", bytes / (number as f64 * 4.0 * size as f64));
+    println!("durable upsert by 1,000, a point  {:>10.1?}", median(batches));
+    let openings = (0..5).map(|_| timed(|| Store::open(folder.join("truth")).unwrap().collection("c").unwrap()) / number as u32);
+    println!("a vector read at opening          {:>10.1?}", median(openings.collect()));
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| if entry.path().is_dir() { bytes_below(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
+}
+
+/// The rows of a file of f32 as NumPy writes it.
+fn read_npy(path: &str) -> impl Iterator<Item = Vec<f32>> {
+    let bytes = std::fs::read(path).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let text = String::from_utf8_lossy(&bytes[10..header]).into_owned();
+    assert!(text.contains("'<f4'") && text.contains("'fortran_order': False"), "{text}");
+    let size = text.rsplit_once(')').and_then(|(shape, _)| shape.rsplit_once(", ")?.1.parse::<usize>().ok()).expect("rows and columns");
+    let rows = (bytes.len() - header) / (4 * size);
+    let value = move |at: usize| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    (0..rows).map(move |row| (0..size).map(|column| value(header + 4 * (row * size + column))).collect())
 }
 
 fn query(collection: &Collection, number: u64) -> Duration {
@@ -173,13 +231,20 @@ fn searches(folder: &Path, points: u64) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let points = match &arguments[..] {
-        [] => 20_000,
-        [flag, points] if flag == "--points" => points.parse().expect("--points takes a number"),
-        other => panic!("what is {other:?}? there is --points N"),
+    let (points, file) = match &arguments[..] {
+        [] => (20_000, None),
+        [flag, points] if flag == "--points" => (points.parse().expect("--points takes a number"), None),
+        [flag, file] if flag == "--truth" => (0, Some(file)),
+        other => panic!("what is {other:?}? there is --points N; 0 leaves the searches out; --truth FILE.npy writes its vectors"),
     };
     let folder = tempfile::tempdir().unwrap();
     println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+    match file {
+        Some(file) => return truth(folder.path(), &mut read_npy(file)),
+        None => truth(folder.path(), &mut (0..20_000).map(vector)),
+    }
     writes(folder.path());
-    searches(folder.path(), points);
+    if points > 0 {
+        searches(folder.path(), points);
+    }
 }

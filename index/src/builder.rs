@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
 use crate::state::{Body, Part, Space};
 use crate::truth::{SegmentRow, Slot};
-use crate::writer::{Install, Job, Write};
+use crate::writer::{Install, Jobs, Write};
 
 /// Vectors in the tail that a search may have to scan, once there are segments. A scan of so many costs about as much as a walk.
 const LONGEST_TAIL: usize = 1000;
@@ -37,7 +37,7 @@ const CHUNK: usize = 10_000;
 pub(crate) struct Thread {
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: PathBuf,
-    pub(crate) jobs: SyncSender<Job>,
+    pub(crate) jobs: Jobs,
     pub(crate) threads: usize,
 }
 
@@ -183,10 +183,8 @@ impl Thread {
         let file = segment.as_ref().map(|(row, _)| self.folder.join(&row.file));
         let Task { vector, first, last } = task;
         let write = Write::Install(Box::new(Install { vector, first, last, segment, folder: self.folder.clone() }));
-        let (answer, answered) = mpsc::sync_channel(1);
         let stopped = || Error::WritesStopped { path: self.shared.path.clone() };
-        let outcome = self.jobs.send(Job { write, answer: Some(answer) }).map_err(|_| stopped());
-        let outcome = outcome.and_then(|()| answered.recv().map_err(|_| stopped())?);
+        let outcome = self.jobs.perform(write).unwrap_or_else(|_| Err(stopped()));
         if outcome.as_ref().is_err_and(|error| !error.is_uncertain())
             && let Some(file) = file
         {

@@ -102,9 +102,4 @@ impl CollectionConfig {
     pub(crate) fn vector(&self, name: &str) -> Result<&VectorParams> {
         self.vectors.get(name).ok_or_else(|| Error::UnknownVector { name: name.to_owned() })
     }
-
-    /// Bytes of one point that has all its vectors.
-    pub(crate) fn vector_bytes(&self) -> usize {
-        self.vectors.values().map(|params| 4 * params.size).sum()
-    }
 }

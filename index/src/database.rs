@@ -2,11 +2,18 @@
 //!
 //! Settings, each with its reason:
 //! - WAL with `synchronous=FULL`: a commit returns after the log is synced; NORMAL may lose the last commits at a power cut.
+//! - The log's sync is `fdatasync` (`HAVE_FDATASYNC`, which `.cargo/config.toml` gives the bundled SQLite; without it the sync
+//!   is `fsync`, as safe and slower): `fsync` also waits for the journal of the file system to take the file's new times.
+//! - The log's file is kept long enough for the next writes ([`Database::extend_log`]) and begins anew instead of being
+//!   truncated while writes come: a file that grows has its new length to put into that journal at each sync.
 //! - `mmap_size=0`: a stray write into mapped memory would reach the file.
 //! - automatic checkpoints off: SQLite ignores their failure, and a sync that failed once can "succeed" when repeated
 //!   although the pages are lost. [`Database::checkpoint`] reports it, and the log is kept.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -14,7 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, Result};
 
 /// The format of the data folder that this build writes, and the newest it reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// "moco" in ASCII, in SQLite's `application_id`: tells our files from other databases.
 const APPLICATION_ID: u32 = 0x6d6f_636f;
@@ -34,6 +41,12 @@ pub(crate) fn check_sqlite() -> Result<()> {
     }
     Ok(())
 }
+
+/// How long a checkpoint waits for readers, and a writer for another.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Of a write-ahead log, and of each page in it.
+const LOG_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
 
 pub(crate) struct Database {
     pub(crate) connection: Connection,
@@ -129,6 +142,7 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags).map_err(|source| Error::sqlite(path, source))?;
         let database = Self { connection, path: path.to_owned() };
         database.run(|connection| {
+            connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "mmap_size", 0)?;
             connection.pragma_update(None, "trusted_schema", false)?;
             connection.pragma_update(None, "cell_size_check", true)?;
@@ -192,8 +206,68 @@ impl Database {
         self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
     }
 
-    /// Moves into the file as much of the log as no reader still needs, without waiting.
+    /// Moves into the file as much of the log as no reader still needs, without waiting. The next write begins the log
+    /// anew if that was all of it.
     pub(crate) fn checkpoint_now(&self) -> Result<()> {
         self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
+    }
+
+    /// As [`checkpoint`](Self::checkpoint), and without waiting: while a reader needs the log, it stays.
+    pub(crate) fn checkpoint_unless_read(&self) -> Result<()> {
+        let patience = |waits: Duration| self.run(|connection| connection.busy_timeout(waits));
+        patience(Duration::ZERO)?;
+        let outcome = self.checkpoint();
+        patience(PATIENCE)?;
+        outcome
+    }
+
+    /// Bytes of the log that writes have filled since it began anew.
+    pub(crate) fn log_used(&self) -> Result<u64> {
+        self.run(|connection| {
+            let frames: i64 = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?.query_row([], |row| row.get(1))?;
+            let page: i64 = connection.prepare_cached("PRAGMA page_size")?.query_row([], |row| row.get(0))?;
+            Ok(LOG_HEADER + u64::try_from(frames).unwrap_or(0) * (u64::try_from(page).unwrap_or(0) + FRAME_HEADER))
+        })
+    }
+
+    /// Length of the log's file; 0 if there is none.
+    pub(crate) fn log_len(&self) -> u64 {
+        std::fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Makes the log's file longer ahead of the writes that will fill it: a sync of bytes that a file has already need not
+    /// wait for its new length to get into the file system's journal. The next commit's sync covers it.
+    ///
+    /// Only for a log that holds a commit: until then the header of the log before it may still be on the disk, whose
+    /// frames these zeros must not cut short.
+    pub(crate) fn extend_log(&self, bytes: usize) -> Result<()> {
+        let path = self.log_path();
+        let io = |source| Error::io("write", &path, source);
+        // The advisory locks, which closing another handle of a file would release, are on the database and not on its log.
+        let log = OpenOptions::new().write(true).open(&path).map_err(io)?;
+        let len = log.metadata().map_err(io)?.len();
+        log.write_all_at(&vec![0; bytes], len).map_err(io)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-wal");
+        path.into()
+    }
+
+    /// Writes the whole file anew on pages of another size, in their order and none of them empty. Where there is no space
+    /// for a second copy the file stays as it is, which is as good a one.
+    pub(crate) fn rewrite(&self, page_size: u32, synchronous: Synchronous) -> Result<()> {
+        // SQLite changes the size of pages only outside of WAL. A crash leaves the old file or the new one, in either mode.
+        let outcome = self.run(|connection| {
+            connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+            connection.pragma_update(None, "page_size", page_size)?;
+            connection.execute_batch("VACUUM")
+        });
+        self.set_up_writer(synchronous)?;
+        match outcome {
+            Err(Error::DiskFull { .. }) => Ok(()),
+            outcome => outcome,
+        }
     }
 }

@@ -15,19 +15,30 @@ pub enum PointId {
     Uuid(Uuid),
 }
 
+/// First byte of a UUID's key.
+const UUID_KEY: u8 = 9;
+
 impl PointId {
-    /// Bytes that sort as ids do: a kind, then the value with its highest byte first.
+    /// Bytes that sort as ids do, few for small numbers: how many bytes the number has and those, or [`UUID_KEY`] and the
+    /// UUID's; the highest first.
     pub(crate) fn to_key(self) -> Vec<u8> {
         match self {
-            Self::Num(number) => [&[0u8], number.to_be_bytes().as_slice()].concat(),
-            Self::Uuid(uuid) => [&[1u8], uuid.as_bytes().as_slice()].concat(),
+            Self::Num(number) => {
+                let zeros = number.leading_zeros() as usize / 8;
+                [&[(8 - zeros) as u8], &number.to_be_bytes()[zeros..]].concat()
+            }
+            Self::Uuid(uuid) => [&[UUID_KEY], uuid.as_bytes().as_slice()].concat(),
         }
     }
 
     pub(crate) fn from_key(key: &[u8]) -> Option<Self> {
         match key.split_first()? {
-            (0, number) => Some(Self::Num(u64::from_be_bytes(number.try_into().ok()?))),
-            (1, uuid) => Some(Self::Uuid(Uuid::from_bytes(uuid.try_into().ok()?))),
+            (&UUID_KEY, uuid) => Some(Self::Uuid(Uuid::from_bytes(uuid.try_into().ok()?))),
+            (len, number) if usize::from(*len) == number.len() && number.len() <= 8 && number.first() != Some(&0) => {
+                let mut bytes = [0; 8];
+                bytes[8 - number.len()..].copy_from_slice(number);
+                Some(Self::Num(u64::from_be_bytes(bytes)))
+            }
             _ => None,
         }
     }
@@ -110,7 +121,7 @@ mod tests {
             assert!(pair[0] < pair[1] && pair[0].to_key() < pair[1].to_key(), "{} against {}", pair[0], pair[1]);
         }
         assert_eq!(ids.map(|id| PointId::from_key(&id.to_key())), ids.map(Some));
-        assert_eq!([PointId::from_key(&[]), PointId::from_key(&[0, 1]), PointId::from_key(&[2; 17])], [None; 3]);
+        assert_eq!([&[][..], &[0, 1], &[2, 0, 1], &[9; 16], &[10; 17]].map(PointId::from_key), [None; 5]);
     }
 
     #[test]

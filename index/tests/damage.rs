@@ -97,7 +97,7 @@ fn a_row_that_is_damaged_while_the_collection_is_open_is_never_served() {
     let store = Store::open(folder.path()).unwrap();
     let collection = store.collection("c").unwrap();
     let database = rusqlite::Connection::open(&file).unwrap();
-    database.execute("UPDATE point SET payload = '{\"n\":999}' WHERE id = ?", [[0u8, 0, 0, 0, 0, 0, 0, 0, 7].as_slice()]).unwrap();
+    database.execute("UPDATE point SET payload = '{\"n\":999}' WHERE id = ?", [[1u8, 7].as_slice()]).unwrap();
     let error = collection.retrieve(&[PointId::Num(7)], true, false).unwrap_err();
     assert!(matches!(error, Error::DamagedPoint { id: PointId::Num(7), .. }), "{error}");
     assert_eq!(collection.retrieve(&[PointId::Num(8)], true, true).unwrap().len(), 1);
@@ -106,9 +106,10 @@ fn a_row_that_is_damaged_while_the_collection_is_open_is_never_served() {
 #[test]
 fn a_verification_notices_lost_rows_though_every_row_left_is_sound() {
     for (loss, expected) in [
-        ("DELETE FROM point WHERE number = 10; DELETE FROM vector WHERE point = 10", "198 points, not the 199"),
-        ("DELETE FROM vector WHERE point = 10", "198 vectors, not the 199"),
-        ("UPDATE vector SET point = 11 WHERE point = 10", "the vector in slot 10"),
+        ("DELETE FROM point; DELETE FROM block", "0 points, not the 199"),
+        ("DELETE FROM block", "0 vectors, not the 199"),
+        ("DELETE FROM point WHERE number = 10", "the vector in slot 10"),
+        ("UPDATE block SET first = first + 1", "the vector in slot 2"),
     ] {
         let (folder, file) = filled();
         rusqlite::Connection::open(&file).unwrap().execute_batch(loss).unwrap();

@@ -8,7 +8,6 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -26,7 +25,7 @@ use crate::state::{Body, Space};
 use crate::store::FolderLock;
 use crate::truth::{PointRow, Truth};
 use crate::vector;
-use crate::writer::{Job, PayloadChange, Prepared, Write};
+use crate::writer::{Jobs, PayloadChange, Prepared, Write};
 pub(crate) use open::SEGMENT_SUFFIX;
 pub use queries::{Example, Group, Lookup, OrderBy, Recommend, Strategy};
 use shared::Passing;
@@ -53,7 +52,7 @@ pub struct Collection {
 }
 
 struct Threads {
-    jobs: SyncSender<Job>,
+    jobs: Jobs,
     handles: Vec<JoinHandle<()>>,
 }
 
@@ -389,16 +388,12 @@ impl Collection {
         };
         let gone = || self.shared.stopped().unwrap_or_else(|| Error::WritesStopped { path: self.shared.path.clone() });
         match ack {
-            Ack::Durable => {
-                let (answer, answered) = mpsc::sync_channel(1);
-                jobs.send(Job { write, answer: Some(answer) }).map_err(|_| gone())?;
-                answered.recv().map_err(|_| gone())?
-            }
+            Ack::Durable => jobs.perform(write).map_err(|_| gone())?,
             Ack::Accepted => {
                 if let Some(error) = self.shared.stopped() {
                     return Err(error);
                 }
-                jobs.send(Job { write, answer: None }).map_err(|_| gone())?;
+                jobs.queue(write).map_err(|_| gone())?;
                 Ok(self.shared.state().operation)
             }
         }
@@ -454,6 +449,6 @@ fn record(truth: &Truth, row: &PointRow, with_payload: &PayloadSelect, with_vect
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Collection>();
-    shared::<Sender<Job>>();
+    shared::<Jobs>();
     shared::<VectorParams>();
 };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -41,7 +41,6 @@ impl Collection {
         let mut state = State::new(header.config.clone(), header.points.rows, header.operation);
         map_segments(folder, &truth, &header, &mut state, options.verify)?;
         read_tails(&truth, &mut state)?;
-        let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let (pokes, poked) = mpsc::sync_channel(1);
         let path = truth.0.path.clone();
         let shared = Arc::new(Shared::new(&path, state, pokes));
@@ -52,20 +51,19 @@ impl Collection {
             next_slot,
             shared: Arc::clone(&shared),
             checkpoint_bytes: options.checkpoint_bytes,
-            unmoved: 0,
+            used: 0,
+            moved: 0,
+            commits: 0,
         };
+        let (jobs, writer) = writer.start(QUEUE);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(work).map_err(|source| Error::Thread { path: path.clone(), source: Arc::new(source) })
         };
-        let builder = builder::Thread {
-            shared: Arc::clone(&shared),
-            folder: folder.to_owned(),
-            jobs: SyncSender::clone(&jobs),
-            threads: options.build_threads,
-        };
+        let builder =
+            builder::Thread { shared: Arc::clone(&shared), folder: folder.to_owned(), jobs: jobs.clone(), threads: options.build_threads };
         let builder = spawn("moco-builder", Box::new(move || builder.run(&poked)))?;
-        let writer = spawn("moco-writer", Box::new(move || writer.run(&queue)))?;
+        let writer = spawn("moco-writer", Box::new(move || writer.run()))?;
         shared.poke_builder();
         let threads = Mutex::new(Some(Threads { jobs, handles: vec![builder, writer] }));
         Ok(Self { shared, threads, upgraded_from, folder: folder.to_owned(), _lock: lock })

@@ -203,13 +203,6 @@ impl Shared {
         changed
     }
 
-    /// Length of the write-ahead log, in bytes; 0 where it cannot be told.
-    pub(crate) fn log_len(&self) -> u64 {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
-        std::fs::metadata(log).map_or(0, |metadata| metadata.len())
-    }
-
     /// Runs `work` on one state of the file.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Truth) -> Result<T>) -> Result<T> {
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -67,7 +67,7 @@ impl Catalogue {
         if !(is_new && Database::is_blank(path)?) {
             let (database, format) = Database::open(path, synchronous)?;
             if format < FORMAT {
-                upgrade(&database)?;
+                upgrade(&database, format)?;
             }
             let content = read(&database)?;
             return Ok(Self { database, content, uncertain: false });
@@ -131,8 +131,12 @@ fn read(database: &Database) -> Result<Content> {
     serde_json::from_str(&text).map_err(|error| database.damaged(error.to_string()))
 }
 
-/// From format 1, which had a row a collection and no aliases.
-fn upgrade(database: &Database) -> Result<()> {
+/// Format 2 is the present one but for its number; format 1 had a row a collection and no aliases.
+fn upgrade(database: &Database, format: u32) -> Result<()> {
+    if format == 2 {
+        database.transaction(|database| database.run(|connection| connection.pragma_update(None, "user_version", FORMAT)))?;
+        return database.checkpoint();
+    }
     database.transaction(|database| {
         let rows = database.run(|connection| {
             let mut statement = connection.prepare("SELECT folder, name, stage FROM collection")?;

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{Header, PointNumber, PointRow, SCHEMA, Slot, Truth};
+use super::format_2::{Vectors, id_of_key};
+use super::{Header, PointRow, SCHEMA, SCHEMA_OF_SEGMENTS, Slot, Truth};
 use crate::config::CollectionConfig;
 use crate::database::FORMAT;
 use crate::error::{Error, Result};
@@ -19,36 +20,38 @@ pub(super) fn upgrade(truth: &Truth) -> Result<()> {
         let (config, operation, points, digest) = header(truth)?;
         truth.run(|connection| {
             connection.execute_batch("ALTER TABLE point RENAME TO point_1; ALTER TABLE collection RENAME TO collection_1;")?;
-            connection.execute_batch(SCHEMA)
+            connection.execute_batch(SCHEMA)?;
+            connection.execute_batch(SCHEMA_OF_SEGMENTS)
         })?;
-        let mut header = Header::new(config);
+        let mut header = Header::new(config.clone());
+        let mut vectors = Vectors::new(truth, &config);
         header.operation = operation;
         let mut sum = 0u64;
         truth.each_old_point(|old| {
             sum = sum.wrapping_add(old.checksum);
-            let number =
-                PointNumber::try_from(header.points.rows + 1).map_err(|_| truth.damaged("it holds more points than have numbers"))?;
+            let number = header.next_point;
+            header.next_point = number.checked_add(1).ok_or_else(|| truth.damaged("it holds more points than have numbers"))?;
             let mut slots = BTreeMap::new();
             for (name, vector) in old.vectors {
-                if header.config.vectors.get(&name).is_none_or(|params| params.size != vector.len()) {
-                    return Err(Error::DamagedPoint { path: truth.0.path.clone(), id: old.id, place: format!("vector `{name}`") });
-                }
-                let slot = header.vectors.rows + 1;
-                header.vectors.add(truth.insert_vector(slot, number, &name, &vector)?);
+                let slot = header.next_slot;
+                header.next_slot += 1;
+                let damaged = || Error::DamagedPoint { path: truth.0.path.clone(), id: old.id, place: format!("vector `{name}`") };
+                header.vectors.add(vectors.add(slot, number, &name, &vector)?.ok_or_else(damaged)?);
                 slots.insert(name, slot);
             }
             let row = PointRow { number, id: old.id, version: old.version, slots, payload: old.payload };
-            truth.insert_point(&row)?;
-            header.points.add(row.checksum());
+            header.points.add(truth.insert_point(&row)?);
             Ok(())
         })?;
         if (header.points.rows, sum) != (points, digest) {
             return Err(truth.damaged(format!("it holds {} points, not the {points} that were committed, or others", header.points.rows)));
         }
+        vectors.finish()?;
         truth.run(|connection| {
             connection.execute_batch("DROP TABLE point_1; DROP TABLE collection_1;")?;
             connection.pragma_update(None, "user_version", FORMAT)
         })?;
+        truth.put_config(&config)?;
         truth.put_header(&header)
     })?;
     truth.0.checkpoint()
@@ -89,7 +92,7 @@ impl Truth {
             let vectors: Vec<u8> = row.get(3).map_err(sqlite)?;
             let payload: String = row.get(4).map_err(sqlite)?;
             let checksum = row.get::<_, i64>(5).map_err(sqlite)? as u64;
-            let id = PointId::from_key(&key).ok_or_else(|| self.damaged(format!("the id in slot {slot} cannot be read")))?;
+            let id = id_of_key(&key).ok_or_else(|| self.damaged(format!("the id in slot {slot} cannot be read")))?;
             let damaged = |path: &Path| Error::DamagedPoint { path: path.to_owned(), id, place: format!("slot {slot}") };
             if old_checksum(slot, &key, version, &vectors, &payload) != checksum {
                 return Err(damaged(&self.0.path));

@@ -2,21 +2,31 @@
 //!
 //! ```text
 //! point        number, id, version, slots, payload, checksum       a row a point; a number is never given twice
-//! vector       slot, point, name, data, checksum                   a row a vector; a slot is never given twice
+//! block        first, data, checksum                               some vectors a row; a slot is never given twice
 //! tombstone    slot, vector                                        vectors that died and that a segment still holds
 //! segment      file, vector, first, last, length, hash, checksum   the graphs' files: a row here is what makes one exist
-//! collection   one row: header, checksum
+//! collection   one row: configuration, checksum
+//! tally        one row: what every write changes (operation, next number and slot, rows and sums), checksum
 //! ```
 //!
 //! Points and vectors lie apart, so that a payload changes without its vectors, and so that a vector keeps its slot, which
-//! is all that a segment knows of it. A replaced or deleted vector's row goes in the transaction that replaces it.
+//! is all that a segment knows of it. A replaced or deleted vector goes in the transaction that replaces it.
 //!
-//! SQLite keeps no checksum of its pages, so we do: every row has one over everything in it, and the collection's header
-//! has the number of rows of each table and the sum of their checksums, so that a page that lost its rows is noticed too.
-//! All of it changes in the one transaction of a write. A row's checksum is verified whenever the row is read, the sums
+//! One new point changes four pages or five: the last ones of the points, of their index and of the vectors, the tally, and
+//! the file's first where it grows. Each goes into the log whole, so pages are small, and whatever would touch a further
+//! one is in the tally's row: it has the next number and the next slot, which SQLite's AUTOINCREMENT keeps in a table of
+//! its own, and not the configuration, which hardly ever changes.
+//!
+//! SQLite keeps no checksum of its pages, so we do: every row has one over everything in it, and the tally has the number of
+//! points, vectors, tombstones and segments and the sum of their checksums, so that a page that lost its rows is noticed
+//! too. All of it changes in the one transaction of a write. A row's checksum is verified whenever the row is read, the sums
 //! by [`Truth::verify`]; those of tombstones and segments, of which a search relies, each time the file is opened.
 
+mod blocks;
+mod floats;
 mod format_1;
+mod format_2;
+mod numbers;
 mod rows;
 mod verify;
 
@@ -24,31 +34,43 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::CollectionConfig;
 use crate::database::{Database, FORMAT, Synchronous};
 use crate::error::{Error, Result};
 use crate::id::PointId;
+use blocks::Entry;
+pub(crate) use blocks::{CodedVector, checksum as vector_checksum};
 pub(crate) use rows::{PointNumber, PointRow, SegmentRow, Slot, VectorRow};
+
+/// Each page that a write changes goes into the log whole. On pages of 16 KiB an upsert of one point of 512 dimensions wrote
+/// 87 KB; on these, which hold two such vectors or a hundred points, it writes 43 KB, half of them to make the log longer.
+const PAGE_SIZE: u32 = 4096;
 
 const SCHEMA: &str = "
     CREATE TABLE point (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER PRIMARY KEY,
         id BLOB NOT NULL UNIQUE,
         version INTEGER NOT NULL,
         slots BLOB NOT NULL,
         payload TEXT NOT NULL,
         checksum INTEGER NOT NULL
     ) STRICT;
-    CREATE TABLE vector (
-        slot INTEGER PRIMARY KEY AUTOINCREMENT,
-        point INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        data BLOB NOT NULL,
+    CREATE TABLE block (first INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT;
+    CREATE TABLE collection (
+        row INTEGER PRIMARY KEY CHECK (row = 1),
+        config TEXT NOT NULL,
         checksum INTEGER NOT NULL
     ) STRICT;
+    CREATE TABLE tally (
+        row INTEGER PRIMARY KEY CHECK (row = 1),
+        counts BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;";
+
+/// As it was in format 2 already.
+const SCHEMA_OF_SEGMENTS: &str = "
     CREATE TABLE tombstone (slot INTEGER PRIMARY KEY, vector TEXT NOT NULL) STRICT;
     CREATE TABLE segment (
         file TEXT PRIMARY KEY,
@@ -58,16 +80,10 @@ const SCHEMA: &str = "
         length INTEGER NOT NULL,
         hash BLOB NOT NULL,
         checksum INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE collection (
-        row INTEGER PRIMARY KEY CHECK (row = 1),
-        header TEXT NOT NULL,
-        checksum INTEGER NOT NULL
     ) STRICT;";
 
 /// How many rows a table has, and the sum of their checksums modulo 2^64.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) rows: u64,
     pub(crate) sum: u64,
@@ -86,13 +102,15 @@ impl Tally {
     }
 }
 
-/// The collection's own row.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What a collection's file says of all of it.
+#[derive(Clone, Debug)]
 pub(crate) struct Header {
     pub(crate) config: CollectionConfig,
     /// The last operation that was committed.
     pub(crate) operation: u64,
+    /// The first number and the first slot that were never given out.
+    pub(crate) next_point: PointNumber,
+    pub(crate) next_slot: Slot,
     pub(crate) points: Tally,
     pub(crate) vectors: Tally,
     pub(crate) tombstones: Tally,
@@ -102,7 +120,24 @@ pub(crate) struct Header {
 impl Header {
     pub(crate) fn new(config: CollectionConfig) -> Self {
         let none = Tally::default();
-        Self { config, operation: 0, points: none, vectors: none, tombstones: none, segments: none }
+        Self { config, operation: 0, next_point: 1, next_slot: 1, points: none, vectors: none, tombstones: none, segments: none }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut counts = vec![self.operation, u64::from(self.next_point), self.next_slot];
+        counts.extend([self.points, self.vectors, self.tombstones, self.segments].iter().flat_map(|tally| [tally.rows, tally.sum]));
+        counts.iter().flat_map(|count| count.to_le_bytes()).collect()
+    }
+
+    fn decode(config: CollectionConfig, counts: &[u8]) -> Option<Self> {
+        let (counts, rest) = counts.as_chunks::<8>();
+        let counts: Vec<u64> = counts.iter().map(|count| u64::from_le_bytes(*count)).collect();
+        let [operation, next_point, next_slot, ref tallies @ ..] = counts[..] else { return None };
+        let (tallies, more) = tallies.as_chunks::<2>();
+        let [points, vectors, tombstones, segments] = tallies.first_chunk::<4>()?.map(|[rows, sum]| Tally { rows, sum });
+        let whole = tallies.len() == 4 && more.is_empty() && rest.is_empty();
+        let next_point = PointNumber::try_from(next_point).ok()?;
+        whole.then_some(Self { config, operation, next_point, next_slot, points, vectors, tombstones, segments })
     }
 }
 
@@ -112,10 +147,10 @@ pub(crate) struct Truth(pub(crate) Database);
 impl Truth {
     /// Makes a new file that holds `config` and no points.
     pub(crate) fn create(path: &Path, config: CollectionConfig, synchronous: Synchronous) -> Result<Self> {
-        let page_size = page_size(&config);
         let header = Header::new(config);
-        Database::create(path, page_size, synchronous, |database| {
-            database.run(|connection| connection.execute_batch(SCHEMA))?;
+        Database::create(path, PAGE_SIZE, synchronous, |database| {
+            database.run(|connection| connection.execute_batch(SCHEMA).and_then(|()| connection.execute_batch(SCHEMA_OF_SEGMENTS)))?;
+            put_config(database, &header.config)?;
             put_header(database, &header)
         })
         .map(Self)
@@ -125,10 +160,13 @@ impl Truth {
     pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<(Self, Option<u32>)> {
         let (database, format) = Database::open(path, synchronous)?;
         let truth = Self(database);
-        if format == FORMAT {
-            return Ok((truth, None));
+        match format {
+            FORMAT => return Ok((truth, None)),
+            1 => format_1::upgrade(&truth)?,
+            _ => format_2::upgrade(&truth)?,
         }
-        format_1::upgrade(&truth)?;
+        // The new rows lie on the old pages, among those that the old rows left empty.
+        truth.0.rewrite(PAGE_SIZE, synchronous)?;
         Ok((truth, Some(format)))
     }
 
@@ -156,40 +194,43 @@ impl Truth {
     }
 
     pub(crate) fn header(&self) -> Result<Header> {
-        let row = self.run(|connection| {
-            connection
-                .query_row("SELECT header, checksum FROM collection", [], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
-                .optional()
-        })?;
-        let Some((text, checksum)) = row else {
-            return Err(self.damaged("the collection's own row is missing"));
-        };
-        if xxh3_64(text.as_bytes()) as i64 != checksum {
-            return Err(self.damaged("the checksum of the collection's own row is wrong"));
-        }
-        serde_json::from_str(&text).map_err(|error| self.damaged(format!("the collection's own row: {error}")))
+        let text: String = self.own_row("SELECT config, checksum FROM collection", String::as_bytes)?;
+        let counts: Vec<u8> = self.own_row("SELECT counts, checksum FROM tally", Vec::as_slice)?;
+        let config = serde_json::from_str(&text).map_err(|error| self.damaged(format!("the collection's configuration: {error}")))?;
+        Header::decode(config, &counts).ok_or_else(|| self.damaged("the collection's tally cannot be read"))
     }
 
+    /// The content of a table's only row.
+    fn own_row<T: rusqlite::types::FromSql>(&self, sql: &str, bytes: impl Fn(&T) -> &[u8]) -> Result<T> {
+        let row =
+            self.run(|connection| connection.query_row(sql, [], |row| Ok((row.get::<_, T>(0)?, row.get::<_, i64>(1)?))).optional())?;
+        let Some((content, checksum)) = row else {
+            return Err(self.damaged("the collection's own row is missing"));
+        };
+        if xxh3_64(bytes(&content)) as i64 != checksum {
+            return Err(self.damaged("the checksum of the collection's own row is wrong"));
+        }
+        Ok(content)
+    }
+
+    /// Writes all of a header but the configuration.
     pub(crate) fn put_header(&self, header: &Header) -> Result<()> {
         put_header(&self.0, header)
     }
 
-    /// The first number and the first slot that were never given out.
-    pub(crate) fn next_numbers(&self) -> Result<(PointNumber, Slot)> {
-        let next = |table, key| {
-            let sql = format!(
-                "SELECT max(ifnull((SELECT max({key}) FROM {table}), 0), ifnull((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0))"
-            );
-            self.run(|connection| connection.query_row(&sql, [], |row| row.get::<_, i64>(0)))
-        };
-        let number = PointNumber::try_from(next("point", "number")?).map_err(|_| self.damaged("a point's number is out of range"))?;
-        Ok((
-            number.checked_add(1).ok_or_else(|| self.damaged("all numbers of points were given out"))?,
-            next("vector", "slot")? as Slot + 1,
-        ))
+    pub(crate) fn put_config(&self, config: &CollectionConfig) -> Result<()> {
+        put_config(&self.0, config)
     }
 
-    pub(crate) fn insert_point(&self, point: &PointRow) -> Result<()> {
+    /// The first number and the first slot that were never given out.
+    pub(crate) fn next_numbers(&self) -> Result<(PointNumber, Slot)> {
+        let header = self.header()?;
+        Ok((header.next_point, header.next_slot))
+    }
+
+    /// Writes a point; returns its row's checksum.
+    pub(crate) fn insert_point(&self, point: &PointRow) -> Result<u64> {
+        let checksum = point.checksum();
         self.run(|connection| {
             connection.prepare_cached("INSERT INTO point VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
                 point.number,
@@ -197,10 +238,10 @@ impl Truth {
                 point.version as i64,
                 point.encode_slots(),
                 point.payload,
-                point.checksum() as i64
+                checksum as i64
             ])
         })?;
-        Ok(())
+        Ok(checksum)
     }
 
     /// Writes what a point has now over what it had.
@@ -217,26 +258,6 @@ impl Truth {
         let deleted =
             self.run(|connection| connection.prepare_cached("DELETE FROM point WHERE number = ?")?.execute([i64::from(point.number)]))?;
         self.expect_one(deleted, || format!("the row of point {} is missing", point.id))
-    }
-
-    /// Writes a vector; returns its row's checksum.
-    pub(crate) fn insert_vector(&self, slot: Slot, point: PointNumber, name: &str, vector: &[f32]) -> Result<u64> {
-        let data: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let checksum = rows::vector_checksum(slot, point, name, &data);
-        self.run(|connection| {
-            let mut insert = connection.prepare_cached("INSERT INTO vector VALUES (?, ?, ?, ?, ?)")?;
-            insert.execute(params![slot as i64, point, name, data, checksum as i64])
-        })?;
-        Ok(checksum)
-    }
-
-    /// Deletes a vector; returns its row's checksum.
-    pub(crate) fn delete_vector(&self, slot: Slot) -> Result<u64> {
-        let checksum = self.run(|connection| {
-            let mut delete = connection.prepare_cached("DELETE FROM vector WHERE slot = ? RETURNING checksum")?;
-            delete.query_row([slot as i64], |row| row.get::<_, i64>(0)).optional()
-        })?;
-        checksum.map(|checksum| checksum as u64).ok_or_else(|| self.damaged(format!("the vector in slot {slot} is missing")))
     }
 
     pub(crate) fn point_by_id(&self, id: PointId) -> Result<Option<PointRow>> {
@@ -282,13 +303,6 @@ impl Truth {
         Ok(())
     }
 
-    /// The vector in a slot; `None` if it was replaced or deleted since the slot was looked up.
-    pub(crate) fn vector(&self, slot: Slot) -> Result<Option<VectorRow>> {
-        let sql = "SELECT slot, point, name, data, checksum FROM vector WHERE slot = ?";
-        let raw = self.run(|connection| connection.prepare_cached(sql)?.query_row([slot as i64], rows::RawVector::read).optional())?;
-        raw.map(|raw| raw.verify(&self.0.path)).transpose()
-    }
-
     /// The vectors of a point, by name.
     pub(crate) fn vectors_of(&self, point: &PointRow) -> Result<BTreeMap<String, Vec<f32>>> {
         let read = |(name, slot): (&String, &Slot)| match self.vector(*slot)? {
@@ -300,32 +314,51 @@ impl Truth {
 
     /// At most `limit` vectors of one name in slots `first..=last`, ascending, each with its point's id.
     pub(crate) fn vectors_between(&self, name: &str, first: Slot, last: Slot, limit: usize) -> Result<Vec<(VectorRow, PointId)>> {
-        let sql = "SELECT v.slot, v.point, v.name, v.data, v.checksum, p.number, p.id, p.version, p.slots, p.payload, p.checksum
-                   FROM vector v JOIN point p ON p.number = v.point
-                   WHERE v.slot BETWEEN ? AND ? AND v.name = ? ORDER BY v.slot LIMIT ?";
-        let raw = self.run(|connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![first as i64, last as i64, name, limit as i64], |row| {
-                Ok((rows::RawVector::read(row)?, rows::RawPoint::read_from(row, 5)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        let verify = |(vector, point): (rows::RawVector, rows::RawPoint)| {
-            let (vector, point) = (vector.verify(&self.0.path)?, point.verify(&self.0.path)?);
-            if point.slots.get(name) != Some(&vector.slot) {
-                return Err(Error::DamagedVector { path: self.0.path.clone(), slot: vector.slot });
+        let mut found = Vec::new();
+        self.blocks(first, last, |block| {
+            let wanted = block.entries.iter().filter(|entry| (first..=last).contains(&entry.slot) && block.name(entry) == name);
+            let wanted: Vec<&Entry> = wanted.take(limit - found.len()).collect();
+            let owners = self.points_numbered(wanted.iter().map(|entry| entry.point))?;
+            for entry in wanted {
+                let owner = owners.binary_search_by_key(&entry.point, |owner| owner.number).ok().map(|index| &owners[index]);
+                match owner {
+                    Some(owner) if owner.slots.get(name) == Some(&entry.slot) => found.push((block.vector(self, entry)?, owner.id)),
+                    _ => return Err(Error::DamagedVector { path: self.0.path.clone(), slot: entry.slot }),
+                }
             }
-            Ok((vector, point.id))
-        };
-        raw.into_iter().map(verify).collect()
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+
+    /// The points of these numbers, as far as there are any, by number.
+    fn points_numbered(&self, numbers: impl Iterator<Item = PointNumber> + Clone) -> Result<Vec<PointRow>> {
+        let mut points = Vec::new();
+        let (Some(first), Some(last)) = (numbers.clone().min(), numbers.clone().max()) else { return Ok(points) };
+        // Those of a row are mostly neighbours: one pass is quicker than a look-up each.
+        if (last - first) as usize <= 4 * numbers.clone().count() {
+            let sql = "SELECT number, id, version, slots, payload, checksum FROM point WHERE number BETWEEN ? AND ? ORDER BY number";
+            self.visit_points(sql, [first, last], |point| {
+                points.push(point);
+                Ok(true)
+            })?;
+        } else {
+            for number in numbers {
+                points.extend(self.point_by_number(number)?);
+            }
+            points.sort_unstable_by_key(|point| point.number);
+        }
+        Ok(points)
     }
 
     /// How many vectors of one name lie in slots `first..=last`.
     pub(crate) fn count_vectors(&self, name: &str, first: Slot, last: Slot) -> Result<usize> {
-        let sql = "SELECT count(*) FROM vector WHERE slot BETWEEN ? AND ? AND name = ?";
-        let count: i64 =
-            self.run(|connection| connection.prepare_cached(sql)?.query_row(params![first as i64, last as i64, name], |row| row.get(0)))?;
-        Ok(count as usize)
+        let mut count = 0;
+        self.blocks(first, last, |block| {
+            count += block.entries.iter().filter(|entry| (first..=last).contains(&entry.slot) && block.name(entry) == name).count();
+            Ok(true)
+        })?;
+        Ok(count)
     }
 
     /// Remembers that a vector died that a segment holds; returns its row's checksum.
@@ -419,21 +452,16 @@ impl Truth {
     }
 }
 
-/// A vector should fit its page about eight times, or fill a few pages without much waste.
-fn page_size(config: &CollectionConfig) -> u32 {
-    match config.vector_bytes() {
-        0..=512 => 8192,
-        513..=4096 => 16_384,
-        4097..=12_288 => 32_768,
-        _ => 65_536,
-    }
+fn put_header(database: &Database, header: &Header) -> Result<()> {
+    let counts = header.encode();
+    let checksum = xxh3_64(&counts) as i64;
+    database.run(|connection| {
+        connection.prepare_cached("INSERT OR REPLACE INTO tally VALUES (1, ?, ?)")?.execute(params![counts, checksum]).map(drop)
+    })
 }
 
-fn put_header(database: &Database, header: &Header) -> Result<()> {
-    let text = serde_json::to_string(header).expect("a header has string keys");
+fn put_config(database: &Database, config: &CollectionConfig) -> Result<()> {
+    let text = serde_json::to_string(config).expect("a configuration has string keys");
     let checksum = xxh3_64(text.as_bytes()) as i64;
-    database.run(|connection| {
-        connection.prepare_cached("INSERT OR REPLACE INTO collection VALUES (1, ?, ?)")?.execute(params![text, checksum])
-    })?;
-    Ok(())
+    database.run(|connection| connection.execute("INSERT OR REPLACE INTO collection VALUES (1, ?, ?)", params![text, checksum]).map(drop))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{RawPoint, RawVector, Slot};
+use super::rows::{RawPoint, Slot};
 use super::{Header, Tally, Truth};
 use crate::error::{Error, Result};
 
@@ -29,6 +29,10 @@ impl Truth {
             let point = RawPoint::read(row).map_err(|source| Error::sqlite(&self.0.path, source))?.verify(&self.0.path)?;
             point.payload(&self.0.path)?;
             tally.add(point.checksum());
+            // A later point would be given its number.
+            if point.number >= header.next_point {
+                return Err(Error::DamagedPoint { path: self.0.path.clone(), id: point.id, place: format!("number {}", point.number) });
+            }
             for (name, slot) in &point.slots {
                 owners.insert(*slot, (point.number, name.clone(), point.id));
             }
@@ -37,16 +41,20 @@ impl Truth {
         self.compare("points", tally, header.points)?;
         report.points = tally.rows;
         let mut tally = Tally::default();
-        self.each("SELECT slot, point, name, data, checksum FROM vector ORDER BY slot", |row| {
-            let raw = RawVector::read(row).map_err(|source| Error::sqlite(&self.0.path, source))?;
-            tally.add(raw.checksum());
-            let vector = raw.verify(&self.0.path)?;
-            match owners.remove(&vector.slot) {
-                Some((number, name, _)) if number == vector.point && name == vector.name => {}
-                _ => return Err(Error::DamagedVector { path: self.0.path.clone(), slot: vector.slot }),
+        let mut next = 0;
+        self.blocks(0, i64::MAX as Slot, |block| {
+            for entry in &block.entries {
+                tally.add(entry.checksum);
+                let vector = block.vector(self, entry)?;
+                match owners.remove(&vector.slot) {
+                    Some((number, name, _))
+                        if number == vector.point && name == vector.name && (next..header.next_slot).contains(&vector.slot) => {}
+                    _ => return Err(Error::DamagedVector { path: self.0.path.clone(), slot: vector.slot }),
+                }
+                next = vector.slot + 1;
+                report.slots.entry(vector.name).or_default().push(vector.slot);
             }
-            report.slots.entry(vector.name).or_default().push(vector.slot);
-            Ok(())
+            Ok(true)
         })?;
         self.compare("vectors", tally, header.vectors)?;
         if let Some((slot, (_, _, id))) = owners.pop_first() {
@@ -55,7 +63,7 @@ impl Truth {
         Ok(report)
     }
 
-    fn each(&self, sql: &str, mut visit: impl FnMut(&rusqlite::Row<'_>) -> Result<()>) -> Result<()> {
+    pub(super) fn each(&self, sql: &str, mut visit: impl FnMut(&rusqlite::Row<'_>) -> Result<()>) -> Result<()> {
         let sqlite = |source| Error::sqlite(&self.0.path, source);
         let mut statement = self.0.connection.prepare(sql).map_err(sqlite)?;
         let mut rows = statement.query([]).map_err(sqlite)?;
@@ -65,7 +73,7 @@ impl Truth {
         Ok(())
     }
 
-    fn compare(&self, what: &str, found: Tally, committed: Tally) -> Result<()> {
+    pub(super) fn compare(&self, what: &str, found: Tally, committed: Tally) -> Result<()> {
         if found == committed {
             return Ok(());
         }

@@ -12,7 +12,14 @@ use crate::payload::KeyPath;
 use crate::point::Payload;
 use crate::sets::Stored;
 use crate::tail::Owner;
-use crate::truth::{Header, PointNumber, PointRow, Slot, Truth};
+use crate::truth::{CodedVector, Header, PointNumber, PointRow, Slot, Truth, vector_checksum};
+
+/// A vector that is to be written.
+pub(super) struct Put {
+    /// Where among the changes it is.
+    change: usize,
+    checksum: u64,
+}
 
 /// A transaction under way.
 pub(super) struct Group<'a> {
@@ -22,6 +29,11 @@ pub(super) struct Group<'a> {
     pub(super) next_point: &'a mut PointNumber,
     pub(super) next_slot: &'a mut Slot,
     pub(super) changes: &'a mut Vec<Change>,
+    /// The vectors that this transaction has put and that still live, by slot. They are written together at its end, as many
+    /// a row as fit.
+    pub(super) put: BTreeMap<Slot, Put>,
+    /// Stored vectors that die by it: those that share a row are cut out of it at once.
+    pub(super) dead: BTreeSet<Slot>,
     pub(super) seen_by_filters: bool,
 }
 
@@ -83,8 +95,7 @@ impl Group<'_> {
         *self.next_point = number.checked_add(1).ok_or_else(|| Error::Full { path: self.truth.0.path.clone() })?;
         let slots = self.put_vectors(number, id, vectors)?;
         let row = PointRow { number, id, version: self.version(), slots, payload: to_json(&payload) };
-        self.truth.insert_point(&row)?;
-        self.header.points.add(row.checksum());
+        self.header.points.add(self.truth.insert_point(&row)?);
         self.see(number, None, Some(&row), Some(payload))
     }
 
@@ -94,7 +105,7 @@ impl Group<'_> {
         for (name, slot) in &before.slots {
             // A vector that comes again as it was keeps its slot, and its place in a segment.
             let stays = match vectors.get(name) {
-                Some(vector) => self.truth.vector(*slot)?.is_some_and(|row| bits_equal(&row.vector, vector)),
+                Some(vector) => self.holds(*slot, vector)?,
                 None => false,
             };
             if stays {
@@ -214,21 +225,47 @@ impl Group<'_> {
         for (name, vector) in vectors {
             let slot = *self.next_slot;
             *self.next_slot += 1;
-            self.header.vectors.add(self.truth.insert_vector(slot, number, &name, &vector)?);
+            let checksum = vector_checksum(slot, number, &name, &vector);
+            self.header.vectors.add(checksum);
             slots.insert(name.clone(), slot);
+            self.put.insert(slot, Put { change: self.changes.len(), checksum });
             self.changes.push(Change::Put { name, owner: Owner { id, point: number, slot }, vector });
         }
         Ok(slots)
     }
 
+    /// Is this what lies in a slot?
+    fn holds(&self, slot: Slot, vector: &[f32]) -> Result<bool> {
+        if let Some(Change::Put { vector: put, .. }) = self.put.get(&slot).map(|put| &self.changes[put.change]) {
+            return Ok(bits_equal(put, vector));
+        }
+        Ok(self.truth.vector(slot)?.is_some_and(|row| bits_equal(&row.vector, vector)))
+    }
+
     fn kill(&mut self, name: &str, slot: Slot) -> Result<()> {
-        self.header.vectors.remove(self.truth.delete_vector(slot)?);
+        match self.put.remove(&slot) {
+            Some(put) => self.header.vectors.remove(put.checksum),
+            None => drop(self.dead.insert(slot)),
+        }
         // Segments change only by a write that goes alone, so that memory knows who answers for the slot.
         if self.shared.state().spaces.get(name).is_some_and(|space| space.covers(slot)) {
             self.header.tombstones.add(self.truth.insert_tombstone(slot, name)?);
         }
         self.changes.push(Change::Kill { name: name.to_owned(), slot });
         Ok(())
+    }
+
+    /// Writes what was kept for the end of the transaction.
+    pub(super) fn finish(self) -> Result<()> {
+        let vectors = &mut self.header.vectors;
+        self.truth.delete_vectors(&self.dead, |checksum| vectors.remove(checksum))?;
+        let coded = self.put.values().filter_map(|put| match &self.changes[put.change] {
+            Change::Put { name, owner, vector } => Some(CodedVector::new(owner.slot, owner.point, name, vector, put.checksum)),
+            _ => None,
+        });
+        self.truth.insert_vectors(&coded.collect::<Vec<_>>())?;
+        (self.header.next_point, self.header.next_slot) = (*self.next_point, *self.next_slot);
+        self.truth.put_header(self.header)
     }
 
     fn update(&mut self, before: &PointRow, after: &PointRow, payload: Option<Payload>) -> Result<()> {
