@@ -39,6 +39,7 @@ mod store;
 mod tail;
 mod truth;
 mod vector;
+mod vector_index;
 mod writer;
 
 pub use build::Builder;

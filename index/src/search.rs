@@ -19,6 +19,7 @@ use crate::segment::{Bits, Row, Segment, nearness};
 use crate::state::{Body, Space};
 use crate::tail::{Owner, Tail};
 use crate::truth::{PointNumber, SegmentRow};
+use crate::vector_index::{Flat, Frozen, VectorIndex};
 
 /// What to look for. Start from [`SearchRequest::new`].
 #[derive(Clone, Debug)]
@@ -99,8 +100,8 @@ pub(crate) fn search(
                 let accept = accepted(segment, live.as_deref(), passing.as_ref());
                 // Excluded points may be among the nearest of any segment.
                 let wanted = wanted + exclude.len();
-                let found = nearest_of_segment(segment, accept.as_ref(), query, wanted, if exact { None } else { Some(ef) });
-                for (score, row) in found {
+                let index: &dyn VectorIndex = if exact { &Flat(segment) } else { &Frozen { segment, ef } };
+                for (score, row) in index.nearest(query, wanted, accept.as_ref()) {
                     nearest.offer(score, segment.owner(row));
                 }
             }
@@ -234,7 +235,13 @@ fn accepted(segment: &Segment, live: Option<&Bits>, passing: Option<&Passing>) -
 }
 
 /// By a walk with `ef` candidates, or by a scan where that is asked for or costs less.
-fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], wanted: usize, ef: Option<usize>) -> Vec<(f32, Row)> {
+pub(crate) fn nearest_of_segment(
+    segment: &Segment,
+    accept: Option<&Bits>,
+    query: &[f32],
+    wanted: usize,
+    ef: Option<usize>,
+) -> Vec<(f32, Row)> {
     let accepted = accept.map_or(segment.rows(), Bits::count);
     let enough = wanted.min(accepted);
     if let Some(ef) = ef.filter(|_| segment.has_graph()) {
