@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use uuid::Uuid;
 
@@ -17,6 +16,7 @@ use crate::config::{HnswParams, VectorParams};
 use crate::error::{Error, Result};
 use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
 use crate::state::{Body, Part, Space};
+use crate::sync::mpsc::{self, Receiver, SyncSender};
 use crate::truth::{SegmentRow, Slot};
 use crate::writer::{Install, Job, Write};
 

@@ -31,11 +31,14 @@ mod large_pages;
 mod operation;
 mod payload;
 mod point;
+#[cfg(test)]
+mod schedules;
 mod search;
 mod segment;
 mod sets;
 mod state;
 mod store;
+mod sync;
 mod tail;
 mod truth;
 mod vector;

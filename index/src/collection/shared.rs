@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use roaring::RoaringBitmap;
 
@@ -14,6 +13,8 @@ use crate::id::PointId;
 use crate::payload::KeyPath;
 use crate::sets::{Sets, Stored};
 use crate::state::{Space, State};
+use crate::sync::mpsc::{SyncSender, TrySendError};
+use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use crate::truth::{PointNumber, PointRow, Truth};
 
 /// Connections kept for the next reader.

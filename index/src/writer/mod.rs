@@ -9,7 +9,6 @@ mod apply;
 mod install;
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, PoisonError};
 
 use crate::collection::Shared;
@@ -19,6 +18,7 @@ use crate::id::PointId;
 use crate::operation::{Selector, UpsertMode};
 use crate::payload::{KeyPath, PayloadSchema};
 use crate::point::Payload;
+use crate::sync::mpsc::{Receiver, SyncSender};
 use crate::tail::Owner;
 use crate::truth::{Header, PointNumber, Slot, Truth};
 use apply::Group;
