@@ -47,6 +47,7 @@ test: setup clients
 # One package, without libtorch. Optimised as all tests are; a failure names the seed that shows it again.
 torture:
 	MOCO_TORTURE=$(or $(PART),1) $(if $(SEED),MOCO_SEED=$(SEED)) $(CARGO) test --locked -p moco-index --no-fail-fast --test durability --test damage -- --nocapture --test-threads=2
+	MOCO_TORTURE=$(or $(PART),1) $(if $(SEED),MOCO_SEED=$(SEED)) $(CARGO) test --locked -p moco-index --lib -- schedules:: --nocapture
 
 demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')

@@ -32,14 +32,18 @@ mod operation;
 mod passing;
 mod payload;
 mod point;
+#[cfg(test)]
+mod schedules;
 mod search;
 mod segment;
 mod sets;
 mod state;
 mod store;
+mod sync;
 mod tail;
 mod truth;
 mod vector;
+mod vector_index;
 mod writer;
 
 pub use build::Builder;

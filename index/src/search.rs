@@ -20,6 +20,7 @@ use crate::segment::{Bits, Scored, Segment, nearness};
 use crate::state::{Body, Space};
 use crate::tail::{Owner, Tail};
 use crate::truth::SegmentRow;
+use crate::vector_index::{Flat, Frozen, VectorIndex};
 
 /// What to look for. Start from [`SearchRequest::new`].
 #[derive(Clone, Debug)]
@@ -101,9 +102,9 @@ pub(crate) fn search(
                 let accept = accepted(segment, live.as_ref(), passing);
                 // Excluded points may be among the nearest of any segment.
                 let wanted = wanted + exclude.len();
-                let ef = (!exact).then(|| ef_of_part(ef, part.live, all, wanted));
-                let found = nearest_of_segment(segment, accept.as_deref(), query, wanted, ef);
-                for Scored { nearness, row } in found {
+                let index: &dyn VectorIndex =
+                    if exact { &Flat(segment) } else { &Frozen { segment, ef: ef_of_part(ef, part.live, all, wanted) } };
+                for Scored { nearness, row } in index.nearest(query, wanted, accept.as_deref()) {
                     nearest.offer(nearness, segment.owner(row));
                 }
             }
@@ -195,7 +196,13 @@ fn ef_of_part(ef: usize, live: usize, of: usize, wanted: usize) -> usize {
 
 /// The `wanted` nearest rows of a segment among those in `accept`; `ef`: by whichever way is estimated to cost least, or, if
 /// `None`, exactly.
-fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], wanted: usize, ef: Option<usize>) -> Vec<Scored> {
+pub(crate) fn nearest_of_segment(
+    segment: &Segment,
+    accept: Option<&Bits>,
+    query: &[f32],
+    wanted: usize,
+    ef: Option<usize>,
+) -> Vec<Scored> {
     let accepted = accept.map_or(segment.rows(), Bits::count);
     let enough = wanted.min(accepted);
     if let Some(ef) = ef.filter(|_| segment.has_graph()) {

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -16,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::segment::{Segment, Stamp, UNFINISHED_SUFFIX, Verify};
 use crate::state::{Body, Part, Space, State};
 use crate::store::{FolderLock, StoreOptions};
+use crate::sync::mpsc;
+use crate::sync::{Mutex, thread};
 use crate::tail::Owner;
 use crate::truth::{Header, SegmentRow, Slot, Truth};
 use crate::writer::Writer;
@@ -57,7 +58,7 @@ impl Collection {
         };
         let (jobs, writer) = writer.start(QUEUE);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.to_owned());
+            let thread = thread::Builder::new().name(name.to_owned());
             thread.spawn(work).map_err(|source| Error::Thread { path: path.clone(), source: Arc::new(source) })
         };
         let builder =

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError};
 
 use roaring::RoaringBitmap;
 
@@ -15,6 +14,8 @@ use crate::passing::PassingSet;
 use crate::payload::KeyPath;
 use crate::sets::{Sets, Stored};
 use crate::state::{Space, State};
+use crate::sync::mpsc::{SyncSender, TrySendError};
+use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use crate::truth::{PointNumber, PointRow, Truth};
 
 /// Connections kept for the next reader.

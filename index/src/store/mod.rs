@@ -17,7 +17,7 @@ pub(crate) mod snapshot;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ use crate::config::CollectionConfig;
 use crate::database::{Synchronous, check_sqlite};
 use crate::error::{Error, Result};
 use crate::segment::Verify;
+use crate::sync::{Mutex, MutexGuard};
 use crate::truth::Truth;
 use catalogue::{Catalogue, Entry, Stage};
 pub(crate) use lock::FolderLock;

@@ -12,8 +12,7 @@ mod install;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::collection::Shared;
@@ -23,6 +22,8 @@ use crate::id::PointId;
 use crate::operation::{Selector, UpsertMode};
 use crate::payload::{KeyPath, PayloadSchema};
 use crate::point::Payload;
+use crate::sync::Mutex;
+use crate::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use crate::tail::Owner;
 use crate::truth::{Header, PointNumber, Slot, Truth};
 use apply::Group;

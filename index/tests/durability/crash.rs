@@ -221,10 +221,12 @@ fn after_a_power_cut_at_any_moment_all_that_was_acknowledged_is_there() {
     let tally = cut_many(seed, "with-sync", amount(200, 100_000), amount(40, 200));
     let Tally { images, unsettled, acknowledged, ref faults } = tally;
     println!(
-        "{images} power cuts from seed {seed}, {unsettled} of them with unsynced changes, {:.0} acknowledged operations before each: {} wrong; {:.1} s",
+        "{images} power cuts from seed {seed}, {unsettled} of them with unsynced changes, {:.0} acknowledged operations before each: {} wrong; \
+         {:.1} s, {:.0} images/s",
         acknowledged as f64 / images as f64,
         faults.len(),
-        start.elapsed().as_secs_f64()
+        start.elapsed().as_secs_f64(),
+        images as f64 / start.elapsed().as_secs_f64()
     );
     assert!(unsettled * 4 > images, "{unsettled} of {images} images had anything to lose");
     assert!(faults.is_empty(), "{}", report(faults));

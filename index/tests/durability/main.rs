@@ -7,6 +7,7 @@
 //! crash            power cuts: images of the folder             disk     what a disk may hold after a power cut
 //! faults           the n-th sync fails; the disk fills up       kill     `kill -9`, a thousand times
 //! random           random operations and restarts               churn    replaced again and again: what it costs
+//! backup           snapshots taken under load
 //! flips            single damaged bytes, at rest and under the feet of an open store
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! `MOCO_SEED` changes every seed; each test prints its own.
 
 mod acknowledgement;
+mod backup;
 mod churn;
 mod crash;
 mod disk;
