@@ -213,7 +213,7 @@ pub(crate) fn nearest_of_segment(
             Some(_) => {
                 // The accepted nodes have fewer links among themselves; more candidates make up for it.
                 let rejected = 1.0 - accepted as f64 / segment.rows().max(1) as f64;
-                let ef = (ef as f64 * (1.0 + MORE_CANDIDATES * rejected.min(0.5))) as usize;
+                let ef = (ef as f64 * (1.0 + MORE_CANDIDATES * rejected)) as usize;
                 (ef, FILTERED_WALK * ef as f64, accepted as f64)
             }
         };
