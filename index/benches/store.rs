@@ -145,13 +145,22 @@ fn searches(folder: &Path, points: u64) {
         stop.store(true, Ordering::Relaxed);
         (busy, writer.join().unwrap())
     });
-    for (what, times) in [("idle", &mut idle), ("under ingest", &mut busy)] {
-        println!("search {what:<13} p50 {:>8.1?}   p99 {:>8.1?}", quantile(times, 0.5), quantile(times, 0.99));
+    collection.wait_until_built();
+    let left = collection.info().vectors[""].clone();
+    // As many segments and as long a tail as the searches under ingest had, and nothing else to do.
+    let mut idle_after = for_a_while();
+    for (what, times) in [("idle, compacted", &mut idle), ("under ingest", &mut busy), ("idle after it", &mut idle_after)] {
+        println!("search {what:<16} p50 {:>8.1?}   p99 {:>8.1?}", quantile(times, 0.5), quantile(times, 0.99));
     }
     println!(
-        "p99 under ingest ({written} points came in) / idle   {:.2} x",
-        quantile(&mut busy, 0.99).as_secs_f64() / quantile(&mut idle, 0.99).as_secs_f64()
+        "ingest: {written} points came in, and left {} segments and {} vectors in the tail",
+        left.segments.len(),
+        left.count - left.indexed
     );
+    let busy = quantile(&mut busy, 0.99).as_secs_f64();
+    for (what, times) in [("compacted", &mut idle), ("in the state it leaves", &mut idle_after)] {
+        println!("p99 under ingest / idle, {what:<23} {:.2} x", busy / quantile(times, 0.99).as_secs_f64());
+    }
     drop((collection, store));
     let openings = (0..7).map(|_| {
         timed(|| {

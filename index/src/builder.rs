@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -26,6 +27,10 @@ const LONGEST_TAIL: usize = 1000;
 const DEAD_SHARE: usize = 5;
 /// Neighbouring segments are merged when there are so many of about one size.
 const MERGED: usize = 4;
+/// From so many times the longest tail on, the builder takes all the processor time it can get.
+const FAR_BEHIND: usize = 8;
+/// How long a replaced segment is held for the searches that still read it.
+const LONGEST_SEARCH: Duration = Duration::from_secs(1);
 /// Vectors read at a time.
 const CHUNK: usize = 10_000;
 
@@ -52,10 +57,10 @@ impl Thread {
             let compaction = self.shared.maintain(|maintenance| maintenance.compactions.0);
             let mut failed = false;
             for task in self.compaction_tasks() {
-                failed |= !self.perform(task);
+                failed |= !self.perform(task, true);
             }
             while !failed && let Some(task) = self.next_task() {
-                failed = !self.perform(task);
+                failed = !self.perform(task, false);
             }
             if self.shared.closing.load(Ordering::Relaxed) {
                 return;
@@ -69,7 +74,7 @@ impl Thread {
 
     /// Those that were there when the collection was opened.
     fn load_segments(&self) {
-        let parts: Vec<Part> = self.shared.state().spaces.values().flat_map(|space| space.segments.clone()).collect();
+        let parts: Vec<Part> = self.shared.state().spaces.values().flat_map(|space| space.segments.iter().cloned()).collect();
         for part in parts {
             if self.shared.closing.load(Ordering::Relaxed) {
                 return;
@@ -80,15 +85,29 @@ impl Thread {
         }
     }
 
-    /// Returns whether it is worth going on.
-    fn perform(&self, task: Task) -> bool {
+    /// Returns whether it is worth going on. `asked`: somebody waits for it.
+    fn perform(&self, task: Task, asked: bool) -> bool {
         if self.shared.closing.load(Ordering::Relaxed) {
             return false;
         }
-        let Task { vector, last, .. } = &task;
-        let (vector, last) = (vector.clone(), *last);
+        let Task { vector, first, last } = &task;
+        let (vector, first, last) = (vector.clone(), *first, *last);
+        let (replaced, can_wait) = {
+            let state = self.shared.state();
+            let space = &state.spaces[&vector];
+            let segments = space.segments.iter().filter(|part| part.row.first >= first && part.row.last <= last);
+            let replaced = segments.filter_map(|part| match &part.body {
+                Body::Frozen(segment, _) => Some(Arc::clone(segment)),
+                Body::Lost(_) => None,
+            });
+            // Without segments, or with a long tail, every search waits for it.
+            (replaced.collect::<Vec<_>>(), !asked && !space.segments.is_empty() && space.tail.live() <= FAR_BEHIND * LONGEST_TAIL)
+        };
         self.shared.maintain(|maintenance| maintenance.building = Some(vector.clone()));
-        let outcome = self.build(task);
+        let outcome = if can_wait { self.build_in_the_background(task) } else { self.build(task) };
+        if matches!(outcome, Ok(true)) {
+            retire(replaced);
+        }
         self.shared.maintain(|maintenance| {
             maintenance.building = None;
             maintenance.failure = outcome.as_ref().err().map(ToString::to_string);
@@ -120,6 +139,21 @@ impl Thread {
     fn next_task(&self) -> Option<Task> {
         let state = self.shared.state();
         state.spaces.iter().find_map(|(name, space)| next_task(name, space, &state.config.hnsw))
+    }
+
+    /// As [`Self::build`], on a thread that leaves the processors to searches and writes where they want them.
+    fn build_in_the_background(&self, task: Task) -> Result<bool> {
+        std::thread::scope(|scope| {
+            // A thread of its own: without a privilege, a priority that was lowered cannot be raised again.
+            let thread = std::thread::Builder::new().name("moco-builder".to_owned()).spawn_scoped(scope, || {
+                lower_priority();
+                self.build(task)
+            });
+            match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(source) => Err(Error::Thread { path: self.shared.path.clone(), source: Arc::new(source) }),
+            }
+        })
     }
 
     /// Reads, builds, writes, commits. `Ok(false)` when cancelled.
@@ -189,6 +223,28 @@ impl Thread {
     }
 }
 
+/// Gives back the memory of segments that were replaced, here and not in the search that is the last to read them: to unmap
+/// a file takes milliseconds.
+fn retire(replaced: Vec<Arc<Segment>>) {
+    let deadline = Instant::now() + LONGEST_SEARCH;
+    for segment in replaced {
+        while Arc::strong_count(&segment) > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The calling thread, and those it starts, get a tenth of a processor that others want too. Elsewhere than on Linux, where
+/// priorities are not of threads, they stay equals.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        const NICE: libc::c_int = 10;
+        // SAFETY: plain numbers; 0 is the calling thread. It cannot fail for a thread of our own, and if it did, would cost speed only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    }
+}
+
 /// Brings what walks read into memory that is quick to read. Without it they read the mapped file.
 fn load(segment: &Segment) {
     let _ = segment.load();
@@ -214,7 +270,7 @@ fn next_task(name: &str, space: &Space, hnsw: &HnswParams) -> Option<Task> {
     {
         return None;
     }
-    for part in &space.segments {
+    for part in space.segments.iter() {
         match &part.body {
             Body::Lost(_) => return task(part.row.first, part.row.last),
             Body::Frozen(segment, _) if (segment.rows() - part.live) * DEAD_SHARE > segment.rows() => {

@@ -29,6 +29,7 @@ mod id;
 mod kernel;
 mod large_pages;
 mod operation;
+mod passing;
 mod payload;
 mod point;
 mod search;

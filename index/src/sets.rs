@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use roaring::RoaringBitmap;
 
@@ -12,6 +13,7 @@ use crate::config::CollectionConfig;
 use crate::error::Result;
 use crate::filter::{Filter, PointView, Schemas};
 use crate::id::PointId;
+use crate::passing::{PassingSet, Recent};
 use crate::payload::{FieldIndex, KeyPath, PayloadIndexes, PayloadSchema, Points, Resolved, SchemaKind, Tokenizer};
 use crate::point::Payload;
 use crate::truth::{PointNumber, PointRow, Truth};
@@ -23,6 +25,7 @@ pub(crate) struct Sets {
     /// Of these, by vector name, those that have it.
     with_vector: BTreeMap<String, RoaringBitmap>,
     pub(crate) indexes: PayloadIndexes,
+    recent: Mutex<Recent>,
 }
 
 impl Sets {
@@ -32,7 +35,7 @@ impl Sets {
             indexes.add(FieldIndex::new(key.clone(), schema.clone()));
         }
         let with_vector = config.vectors.keys().map(|name| (name.clone(), RoaringBitmap::new())).collect();
-        let mut sets = Self { all: RoaringBitmap::new(), with_vector, indexes };
+        let mut sets = Self { all: RoaringBitmap::new(), with_vector, indexes, recent: Mutex::default() };
         truth.points_by_number(|row| {
             // Nothing looks at payloads if nothing is indexed.
             let payload = if config.indexes.is_empty() { Payload::new() } else { row.payload(&truth.0.path)? };
@@ -44,6 +47,7 @@ impl Sets {
     }
 
     pub(crate) fn change(&mut self, number: PointNumber, before: Option<&Face>, after: Option<&Face>) {
+        self.forget();
         for name in before.iter().flat_map(|face| &face.vectors) {
             self.with_vector.entry(name.clone()).or_default().remove(number);
         }
@@ -68,16 +72,42 @@ impl Sets {
         &self.all
     }
 
+    /// Takes the index of a key away: what its conditions mean may change with it.
+    pub(crate) fn drop_index(&mut self, key: &KeyPath) {
+        self.forget();
+        self.indexes.drop(key);
+    }
+
+    fn forget(&mut self) {
+        self.recent.get_mut().unwrap_or_else(PoisonError::into_inner).forget();
+    }
+
+    /// The points that pass, if the sets alone can tell.
+    pub(crate) fn passing(&self, filter: &Filter) -> Option<Arc<PassingSet>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(passing) = recent().get(filter) {
+            return Some(passing);
+        }
+        let resolved = self.indexes.resolve(filter, &Known { sets: self, truth: None });
+        if !resolved.exact {
+            return None;
+        }
+        let passing = Arc::new(PassingSet::new(resolved.candidates.unwrap_or_else(|| self.all.clone())));
+        recent().put(filter.clone(), Arc::clone(&passing));
+        Some(passing)
+    }
+
     /// What is known of the points that pass. Ids are looked up in `truth`.
     pub(crate) fn resolve(&self, filter: &Filter, truth: &Truth) -> Resolved {
-        self.indexes.resolve(filter, &Known { sets: self, truth })
+        self.indexes.resolve(filter, &Known { sets: self, truth: Some(truth) })
     }
 }
 
 /// What the sets and the truth know together.
 struct Known<'a> {
     sets: &'a Sets,
-    truth: &'a Truth,
+    /// `None`: ids are not looked up.
+    truth: Option<&'a Truth>,
 }
 
 impl Points for Known<'_> {
@@ -90,10 +120,11 @@ impl Points for Known<'_> {
     }
 
     fn with_ids(&self, ids: &BTreeSet<PointId>) -> Option<RoaringBitmap> {
+        let truth = self.truth?;
         let mut numbers = RoaringBitmap::new();
         for id in ids {
             // Where the truth cannot be read the filter is not answered from here, and the reading of rows reports why.
-            numbers.extend(self.truth.point_by_id(*id).ok()?.map(|row| row.number));
+            numbers.extend(truth.point_by_id(*id).ok()?.map(|row| row.number));
         }
         Some(numbers)
     }

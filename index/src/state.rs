@@ -17,7 +17,7 @@ pub(crate) struct Space {
     /// Those that no segment answers for.
     pub(crate) tail: Arc<Tail>,
     /// By ascending slots; the ranges of no two overlap.
-    pub(crate) segments: Vec<Part>,
+    pub(crate) segments: Arc<Vec<Part>>,
     /// Why the last attempt to build a segment failed, and the newest slot there was.
     pub(crate) failure: Option<(String, Slot)>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct State {
 
 impl Space {
     pub(crate) fn new(params: &VectorParams) -> Self {
-        Self { tail: Arc::new(Tail::new(params.size)), segments: Vec::new(), failure: None }
+        Self { tail: Arc::new(Tail::new(params.size)), segments: Arc::default(), failure: None }
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -86,15 +86,16 @@ impl Space {
             Arc::make_mut(&mut self.tail).kill(slot);
             return;
         };
-        self.segments[index].kill(slot);
+        Arc::make_mut(&mut self.segments)[index].kill(slot);
     }
 
     /// Puts a new part in the place of those it replaces, and takes its range from the tail.
     pub(crate) fn install(&mut self, first: Slot, last: Slot, part: Option<Part>) {
-        self.segments.retain(|old| old.row.last < first || old.row.first > last);
+        let segments = Arc::make_mut(&mut self.segments);
+        segments.retain(|old| old.row.last < first || old.row.first > last);
         if let Some(part) = part {
-            let index = self.segments.partition_point(|old| old.row.last < first);
-            self.segments.insert(index, part);
+            let index = segments.partition_point(|old| old.row.last < first);
+            segments.insert(index, part);
         }
         Arc::make_mut(&mut self.tail).release(first, last);
     }

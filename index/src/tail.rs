@@ -2,8 +2,8 @@
 //!
 //! Rows come in ascending order of their slots, are appended and declared dead, never changed and never moved. They lie in
 //! blocks behind `Arc`s: a search clones one `Arc` and reads on while the writer appends, and the writer copies only a
-//! block that a reader still looks at (at most [`BLOCK`] rows). A block whose rows are all dead is emptied, and the
-//! oldest blocks go once they are empty.
+//! block that a reader still looks at (at most [`BLOCK`] rows; it does so while searches wait). A block whose rows are all
+//! dead is emptied, and the oldest blocks go once they are empty.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::id::PointId;
 use crate::truth::{PointNumber, Slot};
 
 /// Rows in a block.
-pub(crate) const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 64;
 
 /// What a search wants to know of a vector besides its numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -195,7 +195,7 @@ mod tests {
         let mut tail = Tail::new(2);
         (0..5000).for_each(|slot| tail.append(&[slot as f32, 0.0], owner(slot)));
         tail.release(0, 3999);
-        assert_eq!((tail.live(), tail.blocks.len()), (1000, 2));
+        assert_eq!((tail.live(), tail.blocks.len()), (1000, 4999 / BLOCK - 4000 / BLOCK + 1));
         tail.release(0, 4999);
         assert_eq!((tail.live(), tail.last_slot(), tail.find(4999)), (0, None, None));
         // In the emptied, still open block.

@@ -204,7 +204,11 @@ fn many_threads_write_and_read_at_once() {
                     let id = thread * 1000 + round;
                     points.upsert(vec![point(id, &[id as f32; 4]), point(77_777, &[thread as f32; 4])]).unwrap();
                     let hit = &points
-                        .search(&SearchRequest { with_vectors: true, with_payload: true.into(), ..SearchRequest::new(vec![id as f32; 4], 1) })
+                        .search(&SearchRequest {
+                            with_vectors: true,
+                            with_payload: true.into(),
+                            ..SearchRequest::new(vec![id as f32; 4], 1)
+                        })
                         .unwrap()[0];
                     assert_eq!(hit.score, 0.0, "what was acknowledged is found");
                     if round % 3 == 0 {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moco_index::{
-    Collection, CollectionConfig, Condition, Distance, Filter, HnswParams, Payload, Point, PointId, SearchRequest, Store, VectorParams,
+    Ack, Collection, CollectionConfig, Condition, Distance, Filter, HnswParams, KeyPath, Operation, Payload, PayloadSchema, Point, PointId,
+    SearchRequest, Selector, Store, VectorParams,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -128,6 +129,68 @@ fn filtered_searches_find_what_an_exact_one_finds_at_every_pass_rate() {
         assert!(exact.iter().all(|ids| ids.len() == passing.min(10)));
         assert!(exact.iter().flatten().all(|id| matches!(id, PointId::Num(n) if *n <= below && n % 9 != 0)), "below {below}");
         assert!(recall >= 0.99, "below {below}: recall {recall}");
+    }
+}
+
+#[test]
+fn a_filter_that_is_asked_again_follows_what_was_written_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, collection) = open(folder.path());
+    let index = |key: &str| {
+        let schema = PayloadSchema::parse(&"bool".into()).unwrap();
+        Operation::CreateIndex { key: KeyPath::parse(key).unwrap(), schema }
+    };
+    collection.apply(index("even"), Ack::Durable).unwrap();
+    // By id: whether it passes, and which vector it has.
+    let mut plain: BTreeMap<u64, (bool, u64)> = (0..1000).map(|number| (number, (number % 2 == 0, number))).collect();
+    collection.upsert((0..1000).map(point).collect()).unwrap();
+    collection.wait_until_built();
+    let even = Filter::must([Condition::field("even").equals(true)]);
+    let mut random = ChaCha8Rng::seed_from_u64(12);
+    for round in 0..60u64 {
+        let number = random.random_range(0..1000);
+        match round % 6 {
+            0 => {
+                collection.delete(&[PointId::Num(number)]).unwrap();
+                plain.remove(&number);
+            }
+            1 => {
+                let moved = 50_000 + round;
+                collection.upsert(vec![Point { vectors: point(moved).vectors, ..point(number) }]).unwrap();
+                plain.insert(number, (number % 2 == 0, moved));
+            }
+            2 => {
+                let payload = Payload::from_iter([("even".to_owned(), true.into())]);
+                let points = Selector::Ids(vec![PointId::Num(number)]);
+                let written = collection.apply(Operation::OverwritePayload { points, payload }, Ack::Durable);
+                assert_eq!(written.is_ok(), plain.contains_key(&number));
+                plain.entry(number).and_modify(|(passes, _)| *passes = true);
+            }
+            3 => {
+                collection.apply(Operation::DropIndex { key: KeyPath::parse("even").unwrap() }, Ack::Durable).unwrap();
+            }
+            4 => {
+                collection.apply(index("even"), Ack::Durable).unwrap();
+            }
+            _ if round == 29 => collection.compact().unwrap(),
+            _ => {}
+        }
+        // Asked twice: found anew, and as it was kept.
+        for query in [1_000_000 + round, number, 1_000_000 + round] {
+            let query = vector(query);
+            let score = |of: u64| {
+                let vector = vector(of);
+                let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+                vector.iter().zip(&query).map(|(x, y)| x * y).sum::<f32>() / length
+            };
+            let passing = plain.iter().filter(|(_, (passes, _))| *passes);
+            let (expected, _) = passing.clone().max_by(|a, b| score(a.1.1).total_cmp(&score(b.1.1))).unwrap();
+            for exact in [false, true] {
+                let request = SearchRequest { filter: Some(even.clone()), exact, ..SearchRequest::new(query.clone(), 1) };
+                assert_eq!(collection.search(&request).unwrap()[0].id, PointId::Num(*expected), "round {round}");
+            }
+            assert_eq!(collection.count_passing(&even).unwrap(), passing.count(), "round {round}");
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl Collection {
     /// [`Error::Database`], [`Error::DamagedPoint`] if payloads cannot be read.
     pub fn count_passing(&self, filter: &Filter) -> Result<usize> {
         self.check_open()?;
-        Ok(self.shared.passing(filter, None)?.numbers.len() as usize)
+        Ok(self.shared.passing(filter, None)?.points.len())
     }
 
     pub fn info(&self) -> CollectionInfo {
@@ -268,16 +268,17 @@ impl Collection {
         if request.limit == 0 {
             return Err(Error::Limit);
         }
-        let (params, hnsw) = {
+        let (size, distance, hnsw) = {
             let state = self.shared.state();
-            (state.config.vector(&request.vector_name)?.clone(), state.config.hnsw)
+            let VectorParams { size, distance, .. } = state.config.vector(&request.vector_name)?;
+            (*size, *distance, state.config.hnsw)
         };
-        let query = vector::check(&request.vector_name, &params, request.vector.clone())?;
+        let query = vector::check_query(&request.vector_name, size, distance, &request.vector)?;
         self.agreeing(request.filter.is_some(), || {
             let (space, passing) = self.space_for(request)?;
-            let numbers = passing.as_ref().map(|passing| &passing.numbers);
+            let points = passing.as_ref().map(|passing| &*passing.points);
             let lost = |part: &crate::truth::SegmentRow| self.shared.read(|truth| upkeep::vectors_of_range(truth, part));
-            let found = search::search(&space, &params, &hnsw, request, &query, numbers, &lost)?;
+            let found = search::search(&space, distance, &hnsw, request, &query, points, &lost)?;
             let read = request.with_payload.wants_any() || request.with_vectors || request.with_version;
             if !read && !passing.is_some_and(|passing| passing.read_later) {
                 return Ok(Some(found.iter().map(|found| Hit::new(found.owner.id, found.score)).collect()));

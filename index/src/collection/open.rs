@@ -91,7 +91,7 @@ fn map_segments(folder: &Path, truth: &Truth, header: &Header, state: &mut State
             // Derived data: answered from the truth, and built anew.
             Err(error) => lost(truth, row, error.to_string())?,
         };
-        space.segments.push(part);
+        Arc::make_mut(&mut space.segments).push(part);
     }
     for (slot, vector) in truth.tombstones(header)? {
         // One of a lost segment is of no consequence: the truth does not hold its vector either.
@@ -105,7 +105,7 @@ fn map_segments(folder: &Path, truth: &Truth, header: &Header, state: &mut State
 }
 
 fn part_of(space: &mut Space, slot: Slot) -> Option<&mut Part> {
-    space.segments.iter_mut().find(|part| (part.row.first..=part.row.last).contains(&slot))
+    Arc::make_mut(&mut space.segments).iter_mut().find(|part| (part.row.first..=part.row.last).contains(&slot))
 }
 
 fn lost(truth: &Truth, row: SegmentRow, reason: String) -> Result<Part> {
@@ -136,7 +136,7 @@ fn read_tails(truth: &Truth, state: &mut State) -> Result<()> {
     for name in names {
         let mut gaps = Vec::new();
         let mut next = 0;
-        for part in &state.space(&name).segments {
+        for part in state.space(&name).segments.iter() {
             if next < part.row.first {
                 gaps.push((next, part.row.first - 1));
             }

@@ -124,7 +124,7 @@ impl Collection {
         self.agreeing(request.filter.is_some(), || {
             let (space, passing) = self.space_for(&request)?;
             let lost = |part: &crate::truth::SegmentRow| self.shared.read(|truth| upkeep::vectors_of_range(truth, part));
-            let found = search::score_all(&space, &request, passing.as_ref().map(|passing| &passing.numbers), &score, &lost)?;
+            let found = search::score_all(&space, &request, passing.as_ref().map(|passing| &*passing.points), &score, &lost)?;
             self.hits(&found, &request)
         })
     }
@@ -221,7 +221,7 @@ impl Collection {
         let passing = filter.map(|filter| self.shared.passing(filter, None)).transpose()?;
         let found: Vec<(u32, Number)> = self.shared.with_sets(|sets, _| {
             let ordered = sets.indexes.ordered(&order.key, order.direction, order.start_from)?;
-            let passes = |number: u32| passing.as_ref().is_none_or(|passing| passing.numbers.contains(number));
+            let passes = |number: u32| passing.as_ref().is_none_or(|passing| passing.points.numbers().contains(number));
             Ok(ordered.filter(|(number, _)| passes(*number)).take(limit).collect())
         })?;
         self.shared.read(|truth| {
@@ -244,7 +244,7 @@ impl Collection {
     pub fn facet(&self, key: &KeyPath, filter: Option<&Filter>, limit: usize) -> Result<Vec<(Scalar, u64)>> {
         self.check_open()?;
         let passing = filter.map(|filter| self.shared.passing(filter, None)).transpose()?;
-        self.shared.with_sets(|sets, _| sets.indexes.facet(key, limit, passing.as_ref().map(|passing| &passing.numbers)))
+        self.shared.with_sets(|sets, _| sets.indexes.facet(key, limit, passing.as_ref().map(|passing| passing.points.numbers())))
     }
 
     /// Some points, drawn without preference. One seed draws the same from the same points.
@@ -259,7 +259,7 @@ impl Collection {
         self.check_open()?;
         let with_payload = with_payload.into();
         let numbers: RoaringBitmap = match filter {
-            Some(filter) => self.shared.passing(filter, None)?.numbers,
+            Some(filter) => self.shared.passing(filter, None)?.points.numbers().clone(),
             None => self.shared.with_sets(|sets, _| Ok(sets.all().clone()))?,
         };
         let (count, mut drawn, mut state) = (numbers.len(), Vec::new(), seed);

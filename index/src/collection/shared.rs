@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use roaring::RoaringBitmap;
 
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Schemas};
 use crate::id::PointId;
+use crate::passing::PassingSet;
 use crate::payload::KeyPath;
 use crate::sets::{Sets, Stored};
 use crate::state::{Space, State};
@@ -51,7 +52,7 @@ pub(crate) struct Maintenance {
 
 /// The points that pass a filter, and the vectors they were looked up among.
 pub(crate) struct Passing {
-    pub(crate) numbers: RoaringBitmap,
+    pub(crate) points: Arc<PassingSet>,
     pub(crate) space: Option<Space>,
     /// Payloads were read, after the vectors were looked up: the hits must be compared with what is stored.
     pub(crate) read_later: bool,
@@ -119,20 +120,23 @@ impl Shared {
 
     /// The points that pass `filter`; with `vector_name`, the vectors of that moment.
     pub(crate) fn passing(&self, filter: &Filter, vector_name: Option<&str>) -> Result<Passing> {
-        self.with_sets(|_, _| Ok(()))?;
+        let space = |state: &State| vector_name.map(|name| state.spaces[name].clone());
+        let known = self.with_sets(|sets, state| Ok(sets.passing(filter).map(|points| (points, space(state)))))?;
+        if let Some((points, space)) = known {
+            return Ok(Passing { points, space, read_later: false });
+        }
         self.read(|truth| {
             let (resolved, space, schemas) = self.with_sets(|sets, state| {
                 let resolved = sets.resolve(filter, truth);
                 let candidates = resolved.candidates.unwrap_or_else(|| sets.all().clone());
-                let space = vector_name.map(|name| state.spaces[name].clone());
-                Ok(((candidates, resolved.exact, resolved.certain), space, state.config.indexes.clone()))
+                Ok(((candidates, resolved.exact, resolved.certain), space(state), state.config.indexes.clone()))
             })?;
             let (candidates, exact, certain) = resolved;
             if exact {
-                return Ok(Passing { numbers: candidates, space, read_later: false });
+                return Ok(Passing { points: Arc::new(PassingSet::new(candidates)), space, read_later: false });
             }
             let numbers = passing_among(truth, filter, &schemas, &(candidates - &certain))? | certain;
-            Ok(Passing { numbers, space, read_later: true })
+            Ok(Passing { points: Arc::new(PassingSet::new(numbers)), space, read_later: true })
         })
     }
 

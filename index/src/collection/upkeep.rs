@@ -97,7 +97,7 @@ impl Collection {
         let mut vectors = BTreeMap::new();
         for (name, space) in &spaces {
             let mut known: Vec<Slot> = space.tail.rows().map(|(owner, _)| owner.slot).collect();
-            for part in &space.segments {
+            for part in space.segments.iter() {
                 match &part.body {
                     Body::Frozen(segment, live) => {
                         segment.verify()?;

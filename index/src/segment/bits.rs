@@ -33,6 +33,19 @@ impl Bits {
         Self { words, ones }
     }
 
+    /// As many rows as `rows`: those whose bit stands in `words`, counted from bit `first` on. Behind the words all bits are 0.
+    pub(crate) fn window(words: &[u64], first: usize, rows: usize) -> Self {
+        let (skip, shift) = (first / 64, first % 64);
+        let word = |place: usize| words.get(skip + place).copied().unwrap_or(0);
+        let shifted = |place: usize| if shift == 0 { word(place) } else { word(place) >> shift | word(place + 1) << (64 - shift) };
+        let mut bits = Self { words: (0..rows.div_ceil(64)).map(shifted).collect(), ones: 0 };
+        if let Some(last) = bits.words.last_mut().filter(|_| !rows.is_multiple_of(64)) {
+            *last &= (1 << (rows % 64)) - 1;
+        }
+        bits.ones = bits.words.iter().map(|word| word.count_ones() as usize).sum();
+        bits
+    }
+
     /// Keeps the rows that are in `other` too.
     pub(crate) fn intersect(&mut self, other: &Self) {
         let others = other.words.iter().copied().chain(std::iter::repeat(0));
@@ -115,6 +128,17 @@ mod tests {
             even.intersect(&bits);
             let both: Vec<Row> = expected.iter().copied().filter(|row| row % 2 == 0).collect();
             assert_eq!((even.iter().collect::<Vec<_>>(), even.count()), (both.clone(), both.len()));
+        }
+    }
+
+    #[test]
+    fn a_window_holds_the_bits_from_its_first_on() {
+        let words: Vec<u64> = (0..5u64).map(|word| 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(word + 1)).collect();
+        let is_set = |bit: usize| words.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1);
+        for (first, rows) in [(0, 320), (0, 100), (1, 64), (63, 65), (64, 200), (130, 1), (200, 300), (319, 64), (400, 70), (0, 0)] {
+            let window = Bits::window(&words, first, rows);
+            let expected: Vec<Row> = (0..rows).filter(|row| is_set(first + row)).map(|row| row as Row).collect();
+            assert_eq!((window.iter().collect::<Vec<_>>(), window.count()), (expected.clone(), expected.len()), "{rows} from {first}");
         }
     }
 }

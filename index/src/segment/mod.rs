@@ -168,8 +168,19 @@ pub(crate) struct Segment {
     layer_starts: Vec<usize>,
     /// A copy of what walks read all over, on large pages.
     resident: OnceLock<LargePages>,
-    /// Rows in the order of their points' numbers, once somebody asked; `None` where that is their own order.
-    by_point: OnceLock<Option<Vec<Row>>>,
+    /// The node that stands for each row, once somebody asked.
+    row_nodes: OnceLock<Vec<Node>>,
+    /// How rows are found by their points' numbers, once somebody asked.
+    by_point: OnceLock<ByPoint>,
+}
+
+/// In which order the numbers of points stand in the rows.
+enum ByPoint {
+    /// Each one above that of the row before: so it is with points that were written once and stayed.
+    Consecutive(u32),
+    Ascending,
+    /// In none; the rows in the order of the numbers.
+    Sorted(Vec<Row>),
 }
 
 impl std::fmt::Debug for Segment {
@@ -274,20 +285,48 @@ impl Segment {
     /// The rows of a point: the one that lives, if it lives here, and those that it had before.
     pub(crate) fn rows_of_point(&self, point: u32) -> impl Iterator<Item = Row> + '_ {
         let points = self.points();
-        let order = self.by_point.get_or_init(|| {
-            (!points.is_sorted()).then(|| {
-                let mut rows: Vec<Row> = (0..points.len() as Row).collect();
-                rows.sort_by_key(|row| points[*row as usize]);
-                rows
-            })
-        });
-        let row_at = move |place: usize| order.as_ref().map_or(place as Row, |rows| rows[place]);
-        let (mut from, mut to) = (0, points.len());
+        let order = self.by_point();
+        let row_at = move |place: usize| match order {
+            ByPoint::Consecutive(_) | ByPoint::Ascending => place as Row,
+            ByPoint::Sorted(rows) => rows[place],
+        };
+        let (mut from, mut to) = match order {
+            ByPoint::Consecutive(first) => {
+                let place = (point.saturating_sub(*first) as usize).min(points.len());
+                (place, place)
+            }
+            ByPoint::Ascending | ByPoint::Sorted(_) => (0, points.len()),
+        };
         while from < to {
             let middle = from.midpoint(to);
             if points[row_at(middle) as usize] < point { from = middle + 1 } else { to = middle }
         }
         (from..points.len()).map(row_at).take_while(move |row| points[*row as usize] == point)
+    }
+
+    fn by_point(&self) -> &ByPoint {
+        self.by_point.get_or_init(|| {
+            let points = self.points();
+            match points.first() {
+                Some(first) if points.iter().zip(u64::from(*first)..).all(|(point, next)| u64::from(*point) == next) => {
+                    ByPoint::Consecutive(*first)
+                }
+                _ if points.is_sorted() => ByPoint::Ascending,
+                _ => {
+                    let mut rows: Vec<Row> = (0..points.len() as Row).collect();
+                    rows.sort_by_key(|row| points[*row as usize]);
+                    ByPoint::Sorted(rows)
+                }
+            }
+        })
+    }
+
+    /// The number of the first row's point, if the points of the rows are numbered one after the other from there.
+    pub(crate) fn consecutive_points(&self) -> Option<u32> {
+        match self.by_point() {
+            ByPoint::Consecutive(first) => Some(*first),
+            ByPoint::Ascending | ByPoint::Sorted(_) => None,
+        }
     }
 
     pub(crate) fn point(&self, row: Row) -> u32 {

@@ -41,8 +41,16 @@ impl Segment {
             lists += *nodes as usize;
         }
         let frame = Frame { centre: Vec::new(), unit: header.unit };
-        let mut segment =
-            Self { path: path.to_owned(), map, header, frame, layer_starts, resident: OnceLock::new(), by_point: OnceLock::new() };
+        let mut segment = Self {
+            path: path.to_owned(),
+            map,
+            header,
+            frame,
+            layer_starts,
+            resident: OnceLock::new(),
+            row_nodes: OnceLock::new(),
+            by_point: OnceLock::new(),
+        };
         for kind in Kind::ALL {
             let large = matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
             if verify == Verify::Eager || !large {

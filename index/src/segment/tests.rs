@@ -1,6 +1,7 @@
 //! Segments against an exact search, and against damage.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rand::seq::IteratorRandom;
@@ -15,6 +16,7 @@ use crate::codes::Codes;
 use crate::distance::Distance;
 use crate::error::Error;
 use crate::id::PointId;
+use crate::passing::PassingSet;
 
 const ALL_CODES: [Codes; 4] = [Codes::F32, Codes::F16, Codes::Int8, Codes::Int4];
 const DISTANCES: [Distance; 3] = [Distance::Cosine, Distance::Dot, Distance::Euclid];
@@ -132,14 +134,75 @@ fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
     for codes in ALL_CODES {
         let folder = tempfile::tempdir().unwrap();
         let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
-        for pass in [0.9, 0.5, 0.1, 0.02] {
+        for pass in [0.9, 0.5, 0.2, 0.1] {
             let accept: Bits = (0..4000).filter(|_| random.random_bool(pass)).collect();
             let recall = recall(&segment, &input, &queries, 80, Some(&accept));
             assert!(recall >= 0.97, "{codes:?}, {pass} pass: recall@10 {recall}");
         }
+        // What passes lies on one side of the space, and so do half of the queries on the other.
+        for pass in [0.5, 0.2, 0.1] {
+            let mut along: Vec<Row> = (0..4000).collect();
+            along.sort_by(|a, b| input.vector(*a)[0].total_cmp(&input.vector(*b)[0]));
+            let accept: Bits = along[..(4000.0 * pass) as usize].iter().copied().collect();
+            let recall = recall(&segment, &input, &queries, 80, Some(&accept));
+            assert!(recall >= 0.95, "{codes:?}, {pass} pass on one side: recall@10 {recall}");
+        }
         assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000)), usize::MAX), Some(vec![]));
-        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000)), 1000), None, "it gives up past its budget");
+        let half: Bits = (0..4000).filter(|row| row % 2 == 0).collect();
+        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&half), 60), None, "it gives up past its budget");
         assert_eq!(segment.walk(&queries[0], 50, 10, None, 20), None);
+    }
+}
+
+#[test]
+fn a_walk_that_others_cut_off_from_what_passes_says_so() {
+    // Those that pass are few and far from each other: no two are neighbours of neighbours.
+    let vectors = clustered(8, 4000, 24);
+    let input = input(Distance::Euclid, &vectors);
+    let folder = tempfile::tempdir().unwrap();
+    let segment = write_and_open(folder.path(), &input, &PARAMS);
+    let accept: Bits = (0..4000).filter(|row| row % 97 == 5).collect();
+    for query in &vectors[..20] {
+        let found = segment.walk(query, 40, 5, Some(&accept), usize::MAX);
+        let enough = found.is_none_or(|found| found.len() == 5);
+        assert!(enough, "it answers with too few and does not say that there are more");
+    }
+}
+
+#[test]
+fn a_scan_by_codes_finds_nearly_what_an_exact_one_finds() {
+    let mut vectors = clustered(9, 3030, 40);
+    let queries: Vec<Vec<f32>> = vectors.split_off(3000).into_iter().map(normalised).collect();
+    // Identical ones share a node, and all of them are answered.
+    vectors.extend_from_within(..50);
+    for distance in DISTANCES {
+        let input = input(distance, &vectors);
+        for codes in ALL_CODES {
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+            for accept in [None, Some((0..3050).filter(|row| row % 3 != 0).collect::<Bits>()), Some((0..40).collect())] {
+                let (mut found, mut wanted) = (0, 0);
+                for query in &queries {
+                    let Some(answer) = segment.scan_codes(query, 10, accept.as_ref()) else {
+                        assert_eq!(codes, Codes::F32, "there are no codes");
+                        continue;
+                    };
+                    let expected = exact(&input, query, 10, accept.as_ref());
+                    assert!(answer.len() == 10 && answer.is_sorted_by(|a, b| a.nearness >= b.nearness));
+                    for scored in &answer {
+                        let nearness = input.distance.nearness(query, input.vector(scored.row));
+                        assert_eq!(scored.nearness.to_bits(), nearness.to_bits(), "scores are those of the full rows");
+                        assert!(accept.as_ref().is_none_or(|accept| accept.contains(scored.row)), "only accepted rows are answered");
+                    }
+                    found += answer.iter().filter(|scored| scored.nearness >= expected[9].nearness).count();
+                    wanted += 10;
+                }
+                assert!(found as f64 >= 0.98 * wanted as f64, "{distance:?} {codes:?}: {found} of {wanted}");
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_and_open(folder.path(), &input, &PARAMS);
+        assert_eq!(segment.scan_codes(&queries[0], 10, Some(&Bits::none(3050))), Some(vec![]));
     }
 }
 
@@ -243,8 +306,8 @@ fn rows_keep_their_slots_points_ids_and_vectors() {
 fn the_rows_of_a_point_are_found_in_whatever_order_points_lie() {
     let folder = tempfile::tempdir().unwrap();
     let vectors: Vec<Vec<f32>> = (0..300).map(|i| vec![i as f32, 1.0]).collect();
-    // In order, and as after many replacements: several rows a point, in no order.
-    let numbers: [fn(u32) -> u32; 2] = [|row| 2 * row, |row| row * 37 % 101];
+    // One after the other, in order, and as after many replacements: several rows a point, in no order.
+    let numbers: [fn(u32) -> u32; 3] = [|row| row + 70, |row| 2 * row, |row| row * 37 % 101];
     for number in numbers {
         let mut input = input(Distance::Euclid, &vectors);
         (0..).zip(&mut input.points).for_each(|(row, point)| *point = number(row));
@@ -252,6 +315,25 @@ fn the_rows_of_a_point_are_found_in_whatever_order_points_lie() {
         for point in 0..700 {
             let expected: Vec<Row> = (0..300).filter(|row| number(*row) == point).collect();
             assert_eq!(segment.rows_of_point(point).collect::<Vec<_>>(), expected, "point {point}");
+        }
+        // And so are those of sets of points, again and again, and when fewer of them live.
+        let segment = Arc::new(segment);
+        for every in [1, 3, 250] {
+            let passing = PassingSet::new((0..700).filter(|point| point % every == 0).collect());
+            let mut live = Arc::new(Bits::all(300));
+            for step in 0..3 {
+                for live in [None, Some(&live), Some(&live), None] {
+                    let is_wanted = |row: &Row| number(*row).is_multiple_of(every) && live.is_none_or(|live| live.contains(*row));
+                    let expected: Vec<Row> = (0..300).filter(is_wanted).collect();
+                    let rows = passing.rows_of(&segment, live);
+                    assert_eq!(
+                        (rows.iter().collect::<Vec<_>>(), rows.count()),
+                        (expected.clone(), expected.len()),
+                        "every {every}, {step}"
+                    );
+                }
+                Arc::make_mut(&mut live).remove(100 + step);
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! SEARCH-LAYER of the HNSW paper (algorithm 2), best first, from the top layer down, by codes; then the best again by
 //! their full rows.
 //!
-//! Without a filter, a sorted pool of the `ef` nearest is both what is open and what is kept. With one, rows that do not
-//! pass are walked through and not kept, so the two are apart, and the walk ends when the nearest open node is farther than
-//! the farthest kept. It can cost as much as a scan; the budget ends it before.
+//! A sorted pool of the `ef` nearest is both what is open and what is kept. With a filter, or where rows died, the walk goes
+//! among the accepted nodes only, as if the others were not there; where a node has too few accepted neighbours, those of
+//! its other neighbours take their place (ACORN, <https://arxiv.org/abs/2403.04871>). So it costs about as much as without
+//! a filter, wherever the accepted nodes lie. It can miss those that others cut off, and it can cost as much as a scan: the
+//! budget ends it before, and who asked compares how many it found with how many there are.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use super::format::Kind;
 use super::scan::nearness;
@@ -28,8 +28,9 @@ struct Scratch {
     stamps: Vec<u8>,
     stamp: u8,
     pool: Vec<u64>,
-    open: BinaryHeap<Reverse<u64>>,
     fresh: Vec<Node>,
+    /// Nodes that are not accepted, and lead to others that may be.
+    bridges: Vec<Node>,
 }
 
 thread_local! {
@@ -39,8 +40,8 @@ thread_local! {
             stamps: Vec::new(),
             stamp: 0,
             pool: Vec::new(),
-            open: BinaryHeap::new(),
             fresh: Vec::new(),
+            bridges: Vec::new(),
         })
     };
 }
@@ -221,21 +222,95 @@ struct Exhausted;
 impl Segment {
     /// The nearest rows among those in `accept` (all, if `None`), about as an exact search would find them; the nearest first,
     /// ties by id, at most `want`. `ef` is how many candidates the walk keeps. `None`: more than `budget` nodes were
-    /// compared, or there is no graph (Manhattan); then a scan is to be preferred.
+    /// compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then a scan is to be
+    /// preferred.
     pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
         assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         if !self.has_graph() {
             return None;
         }
+        let ef = ef.max(want).max(1);
         SCRATCH.with_borrow_mut(|scratch| {
-            Kernel::get().run(Walk { segment: self, query, ef: ef.max(want).max(1), want, accept, budget, scratch })
+            Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: Way::Graph { budget }, scratch })
         })
     }
 
+    /// As [`Self::walk`], without its graph: the codes of all nodes that stand for a row in `accept` are compared, and the best
+    /// compared again. Where there are few it takes less time than a walk, and it misses less. `None`: there are no codes, or none
+    /// to rely on.
+    pub(crate) fn scan_codes(&self, query: &[f32], want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
+        assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
+        if !self.relies_on_codes() {
+            return None;
+        }
+        let ef = self.compared_again(want).max(1);
+        SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: Way::All, scratch }))
+    }
+
+    /// Are there codes that tell the vectors apart? Where the graph lost many they do not: data of many magnitudes have only a
+    /// few different ones.
+    pub(crate) fn relies_on_codes(&self) -> bool {
+        self.has_graph() && self.header.codes != Codes::F32 && self.header.orphans * ORPHANS <= self.header.nodes()
+    }
+
+    /// How many nodes a scan by codes compares by their full rows too.
+    pub(crate) fn compared_again(&self, want: usize) -> usize {
+        match self.header.codes {
+            // Nothing but their codes chooses them, and those are coarse.
+            Codes::Int4 => 2 * rescored(Codes::Int4, want, 0),
+            codes => rescored(codes, want, 0),
+        }
+    }
+
+    /// The node that stands for a row, by row; `NO_NODE` for those beside the graph.
+    fn row_nodes(&self) -> &[Node] {
+        self.row_nodes.get_or_init(|| {
+            let mut nodes = vec![NO_NODE; self.rows()];
+            for (row, node) in self.section::<u32>(Kind::NodeRows).iter().zip(0..) {
+                nodes[(row & !FURTHER) as usize] = node;
+            }
+            for [node, row] in self.section::<[u32; 2]>(Kind::FurtherRows) {
+                nodes[*row as usize] = *node;
+            }
+            nodes
+        })
+    }
+}
+
+const NO_NODE: Node = Node::MAX;
+/// Codes are relied on alone where the graph lost fewer than one in so many nodes.
+const ORPHANS: usize = 20;
+
+/// Which nodes are compared.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Those that a walk comes by, so many at most.
+    Graph {
+        budget: usize,
+    },
+    All,
+}
+
+/// Which nodes stand for a row that may be answered.
+#[derive(Clone, Copy)]
+struct Accepted<'a> {
+    segment: &'a Segment,
+    node_rows: &'a [u32],
+    rows: &'a Bits,
+}
+
+impl Accepted<'_> {
     #[inline(always)]
-    fn accepts(&self, node_rows: &[u32], accept: &Bits, node: Node) -> bool {
-        let row = node_rows[node as usize];
-        accept.contains(row & !FURTHER) || (row & FURTHER != 0 && self.further_rows(node).iter().any(|[_, row]| accept.contains(*row)))
+    fn has(&self, node: Node) -> bool {
+        debug_assert!((node as usize) < self.node_rows.len());
+        // SAFETY: opening checked that every link is below the number of nodes, for each of which there is a row.
+        let row = unsafe { *self.node_rows.get_unchecked(node as usize) };
+        self.rows.contains(row & !FURTHER) || (row & FURTHER != 0 && self.further(node))
+    }
+
+    #[cold]
+    fn further(&self, node: Node) -> bool {
+        self.segment.further_rows(node).iter().any(|[_, row]| self.rows.contains(*row))
     }
 }
 
@@ -245,7 +320,7 @@ struct Walk<'a> {
     ef: usize,
     want: usize,
     accept: Option<&'a Bits>,
-    budget: usize,
+    way: Way,
     scratch: &'a mut Scratch,
 }
 
@@ -264,31 +339,41 @@ impl Work for Walk<'_> {
         if header.nodes() > 0 {
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
             let coded = Coded { codes, blocks: header.codes.blocks(header.size), factors, query: &prepared };
-            let steps = Steps { isa, segment, links: Links::of(segment), ef: self.ef, accept: self.accept, budget: self.budget };
+            let steps = Steps { isa, segment, links: Links::of(segment), ef: self.ef, accept: self.accept, way: self.way };
             walked = match header.codes {
-                Codes::Int8 => steps.walk(ByInt8(coded), scratch),
-                Codes::Int4 => steps.walk(ByInt4(coded), scratch),
-                Codes::F16 => steps.walk(ByF16(coded), scratch),
+                Codes::Int8 => steps.go(ByInt8(coded), scratch),
+                Codes::Int4 => steps.go(ByInt4(coded), scratch),
+                Codes::F16 => steps.go(ByF16(coded), scratch),
                 Codes::F32 => {
                     let (vectors, node_rows) = (segment.section(Kind::Vectors), segment.section(Kind::NodeRows));
-                    steps.walk(ByF32 { vectors, node_rows, distance: header.distance, query }, scratch)
+                    steps.go(ByF32 { vectors, node_rows, distance: header.distance, query }, scratch)
                 }
             };
         }
         scratch.query = prepared;
         walked.ok()?;
-        Some(segment.rescore(isa, query, &scratch.pool, self.want, self.accept))
+        // Fewer than there are: others cut the rest off.
+        if let (Some(accept), Way::Graph { .. }) = (self.accept, self.way)
+            && scratch.pool.len() < self.ef.min(accept.count() * header.nodes() / header.rows.max(1) / 2)
+        {
+            return None;
+        }
+        let found = scratch.pool.len();
+        let again = match self.way {
+            Way::Graph { .. } => rescored(header.codes, self.want, found).min(found),
+            Way::All => found,
+        };
+        Some(segment.rescore(isa, query, &scratch.pool[..again], self.want, self.accept))
     }
 }
 
 impl Segment {
-    /// The rows of the nearest nodes in `pool`, and those beside the graph, by their full vectors.
+    /// The rows of the nodes in `pool`, and those beside the graph, by their full vectors.
     #[inline(always)]
     fn rescore<I: Isa>(&self, isa: I, query: &[f32], pool: &[u64], want: usize, accept: Option<&Bits>) -> Vec<Scored> {
         let accepted = |row: Row| accept.is_none_or(|accept| accept.contains(row));
         let node_rows = self.section::<u32>(Kind::NodeRows);
         let distance = self.header.distance;
-        let pool = &pool[..pool.len().min(rescored(self.header.codes, want, pool.len()))];
         let mut found = Vec::with_capacity(pool.len());
         for key in pool.iter().take(AHEAD) {
             isa.prefetch(self.vector(node_rows[node_of(*key) as usize] & !FURTHER), LINES.min(self.header.size / 16));
@@ -328,12 +413,24 @@ struct Steps<'a, I> {
     links: Links<'a>,
     ef: usize,
     accept: Option<&'a Bits>,
-    budget: usize,
+    way: Way,
 }
 
 impl<I: Isa> Steps<'_, I> {
     #[inline(always)]
-    fn walk<C: Compare>(&self, compare: C, scratch: &mut Scratch) -> Result<(), Exhausted> {
+    fn go<C: Compare>(&self, compare: C, scratch: &mut Scratch) -> Result<(), Exhausted> {
+        match self.way {
+            Way::Graph { budget } => self.walk(compare, budget, scratch),
+            Way::All => {
+                self.all(compare, scratch);
+                Ok(())
+            }
+        }
+    }
+
+    /// No node has been met.
+    #[inline(always)]
+    fn forget(&self, scratch: &mut Scratch) {
         let nodes = self.segment.header.nodes();
         if scratch.stamps.len() < nodes {
             scratch.stamps.resize(nodes, 0);
@@ -343,12 +440,69 @@ impl<I: Isa> Steps<'_, I> {
             scratch.stamp = 0;
         }
         scratch.stamp += 1;
+    }
+
+    #[inline(always)]
+    fn all<C: Compare>(&self, compare: C, scratch: &mut Scratch) {
+        self.forget(scratch);
+        let Scratch { pool, fresh, stamps, stamp, .. } = scratch;
+        let ef = self.ef;
+        let mut keep = |key| {
+            keep(pool, ef, key);
+        };
+        let Some(accept) = self.accept else {
+            // In the order in which they lie, so that the processor reads ahead by itself.
+            (0..self.segment.header.nodes() as Node).for_each(|node| keep(key(compare.nearness(self.isa, node), node)));
+            return;
+        };
+        let row_nodes = self.segment.row_nodes();
+        let mut rows = accept.iter().take_while(|row| (*row as usize) < row_nodes.len());
+        loop {
+            fresh.clear();
+            let mut looked_at = 0;
+            for row in rows.by_ref().take(TOGETHER) {
+                looked_at += 1;
+                let node = row_nodes[row as usize];
+                // Rows with one vector have one node.
+                if node != NO_NODE && stamps[node as usize] != *stamp {
+                    stamps[node as usize] = *stamp;
+                    fresh.push(node);
+                }
+            }
+            self.compare_all(compare, fresh, &mut keep);
+            if looked_at < TOGETHER {
+                return;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn walk<C: Compare>(&self, compare: C, budget: usize, scratch: &mut Scratch) -> Result<(), Exhausted> {
+        self.forget(scratch);
         let entry = key(compare.nearness(self.isa, 0), 0);
         let mut compared = 1;
         let start = self.descend(compare, entry, &mut compared);
+        let stamp = scratch.stamp;
         match self.accept {
-            None => self.nearest(compare, start, entry, compared, scratch),
-            Some(accept) => self.nearest_accepted(compare, start, entry, compared, accept, scratch),
+            None => {
+                // From the entry point too: the audit counts as reachable what can be reached from there.
+                for first in [start, entry] {
+                    if scratch.stamps[node_of(first) as usize] != stamp {
+                        scratch.stamps[node_of(first) as usize] = stamp;
+                        scratch.pool.push(first);
+                    }
+                }
+                self.nearest(compare, compared, budget, scratch, |from, scratch| {
+                    self.meet(from, &mut scratch.stamps, stamp, &mut scratch.fresh);
+                    scratch.fresh.len()
+                })
+            }
+            Some(rows) => {
+                let node_rows = self.segment.section(Kind::NodeRows);
+                let accepted = Accepted { segment: self.segment, node_rows, rows };
+                compared += self.begin_accepted(compare, node_of(start), accepted, scratch);
+                self.nearest(compare, compared, budget, scratch, |from, scratch| self.meet_accepted(from, accepted, scratch))
+            }
         }
     }
 
@@ -406,42 +560,120 @@ impl<I: Isa> Steps<'_, I> {
         }
     }
 
+    /// As [`Self::meet`], but only nodes that are accepted: those that `from` leads to, and where too few of those are, what
+    /// the others lead to. Returns what it cost, in nodes compared.
     #[inline(always)]
-    fn nearest<C: Compare>(&self, compare: C, start: u64, entry: u64, mut compared: usize, scratch: &mut Scratch) -> Result<(), Exhausted> {
-        let Scratch { stamps, stamp, pool, fresh, .. } = scratch;
-        let ef = self.ef;
-        pool.reserve(ef + 1);
-        // From the entry point too: the audit counts as reachable what can be reached from there.
-        for first in [start, entry] {
-            if stamps[node_of(first) as usize] != *stamp {
-                stamps[node_of(first) as usize] = *stamp;
-                pool.push(first);
+    fn meet_accepted(&self, from: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
+        let Scratch { stamps, stamp, fresh, bridges, .. } = scratch;
+        let stamp = *stamp;
+        fresh.clear();
+        bridges.clear();
+        let (mut links, mut found) = (0, 0);
+        self.links.each(from as usize, |node| {
+            links += 1;
+            let met = stamps[node as usize] == stamp;
+            if accepted.has(node) {
+                found += 1;
+                if !met {
+                    stamps[node as usize] = stamp;
+                    fresh.push(node);
+                }
+            } else if !met {
+                bridges.push(node);
+            }
+        });
+        // All of them would cost a third more time, and find no more than a larger `ef` finds in that time.
+        let wanted = (3 * links) / 4;
+        let mut crossed = 0;
+        for (i, bridge) in bridges.iter().enumerate() {
+            if found >= wanted {
+                break;
+            }
+            if let Some(next) = bridges.get(i + 1) {
+                self.links.prefetch(self.isa, *next as usize);
+            }
+            crossed += 1;
+            // What it leads to is met now, by whichever node comes to it first.
+            stamps[*bridge as usize] = stamp;
+            self.links.each(*bridge as usize, |node| {
+                let met = stamps[node as usize] == stamp;
+                if accepted.has(node) {
+                    found += 1;
+                    if !met {
+                        stamps[node as usize] = stamp;
+                        fresh.push(node);
+                    }
+                }
+            });
+        }
+        fresh.len() + crossed
+    }
+
+    /// Puts into the pool what a walk among accepted nodes begins with: those around `start`, which the accepted ones may be
+    /// far from, and some from all over. Returns what it cost, in nodes compared.
+    #[inline(always)]
+    fn begin_accepted<C: Compare>(&self, compare: C, start: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
+        let stamp = scratch.stamp;
+        scratch.stamps[start as usize] = stamp;
+        let cost = self.meet_accepted(start, accepted, scratch);
+        let Scratch { stamps, fresh, pool, .. } = scratch;
+        if accepted.has(start) {
+            fresh.push(start);
+        }
+        let nodes = self.segment.header.nodes();
+        let step = (nodes / SAMPLED).max(1);
+        let mut sampled = 0;
+        for node in (0..nodes).step_by(step) {
+            if sampled == SAMPLES {
+                break;
+            }
+            if stamps[node] != stamp && accepted.has(node as Node) {
+                stamps[node] = stamp;
+                fresh.push(node as Node);
+                sampled += 1;
             }
         }
+        let ef = self.ef;
+        self.compare_all(compare, fresh, |key| {
+            keep(pool, ef, key);
+        });
+        cost + sampled + 1
+    }
+
+    /// Follows the links of the nearest node that was not followed, until there is none among the `ef` nearest. `meet` puts
+    /// the nodes that a node leads to, and that are new, into `fresh`.
+    #[inline(always)]
+    fn nearest<C: Compare>(
+        &self,
+        compare: C,
+        mut compared: usize,
+        budget: usize,
+        scratch: &mut Scratch,
+        meet: impl Fn(Node, &mut Scratch) -> usize,
+    ) -> Result<(), Exhausted> {
+        let ef = self.ef;
+        scratch.pool.reserve(ef + 1);
         let mut current = 0;
-        while current < pool.len() {
-            let from = pool[current];
-            pool[current] |= 1;
-            self.meet(node_of(from), stamps, *stamp, fresh);
-            compared += fresh.len();
-            if compared > self.budget {
+        while current < scratch.pool.len() {
+            let from = scratch.pool[current];
+            scratch.pool[current] |= 1;
+            compared += meet(node_of(from), scratch);
+            if compared > budget {
                 return Err(Exhausted);
             }
+            let Scratch { pool, fresh, .. } = &mut *scratch;
+            let mut lowest = current + 1;
             // Likely the next to be followed.
             if let Some(next) = pool.get(current + 1) {
                 self.links.prefetch(self.isa, node_of(*next) as usize);
             }
-            let mut lowest = current + 1;
             self.compare_all(compare, fresh, |key| {
-                if pool.len() >= ef {
-                    if key > pool[pool.len() - 1] {
-                        return;
-                    }
-                    pool.pop();
+                if let Some(place) = keep(pool, ef, key)
+                    && place < lowest
+                {
+                    lowest = place;
+                    self.links.prefetch(self.isa, node_of(key) as usize);
                 }
-                let place = pool.partition_point(|other| *other < key);
-                pool.insert(place, key);
-                lowest = lowest.min(place);
             });
             current = lowest;
             while current < pool.len() && pool[current] & 1 == 1 {
@@ -450,53 +682,24 @@ impl<I: Isa> Steps<'_, I> {
         }
         Ok(())
     }
-
-    #[inline(always)]
-    fn nearest_accepted<C: Compare>(
-        &self,
-        compare: C,
-        start: u64,
-        entry: u64,
-        mut compared: usize,
-        accept: &Bits,
-        scratch: &mut Scratch,
-    ) -> Result<(), Exhausted> {
-        let Scratch { stamps, stamp, pool, open, fresh, .. } = scratch;
-        let node_rows = self.segment.section::<u32>(Kind::NodeRows);
-        let ef = self.ef;
-        open.clear();
-        let keep = |pool: &mut Vec<u64>, key: u64| {
-            if self.segment.accepts(node_rows, accept, node_of(key)) {
-                if pool.len() >= ef {
-                    pool.pop();
-                }
-                let place = pool.partition_point(|other| *other < key);
-                pool.insert(place, key);
-            }
-        };
-        for first in [start, entry] {
-            if stamps[node_of(first) as usize] != *stamp {
-                stamps[node_of(first) as usize] = *stamp;
-                open.push(Reverse(first));
-                keep(pool, first);
-            }
-        }
-        while let Some(Reverse(from)) = open.pop() {
-            if pool.len() >= ef && from > pool[pool.len() - 1] {
-                break;
-            }
-            self.meet(node_of(from), stamps, *stamp, fresh);
-            compared += fresh.len();
-            if compared > self.budget {
-                return Err(Exhausted);
-            }
-            self.compare_all(compare, fresh, |key| {
-                if pool.len() < ef || key < pool[pool.len() - 1] {
-                    open.push(Reverse(key));
-                    keep(pool, key);
-                }
-            });
-        }
-        Ok(())
-    }
 }
+
+/// Puts a node into a pool of the `ef` nearest, the nearest first. Where it is now; `None` if it is too far.
+#[inline(always)]
+fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
+    if pool.len() >= ef {
+        if pool.last().is_some_and(|last| key > *last) {
+            return None;
+        }
+        pool.pop();
+    }
+    let place = pool.partition_point(|other| *other < key);
+    pool.insert(place, key);
+    Some(place)
+}
+
+/// Rows of a scan whose nodes are looked up at a time.
+const TOGETHER: usize = 256;
+/// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
+const SAMPLED: usize = 1024;
+const SAMPLES: usize = 8;

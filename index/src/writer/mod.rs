@@ -266,7 +266,7 @@ impl Writer {
                     Change::DropIndex { key } => {
                         state.config.indexes.remove(&key);
                         if let Some(sets) = sets {
-                            sets.indexes.drop(&key);
+                            sets.drop_index(&key);
                         }
                     }
                 }

@@ -241,7 +241,8 @@ fn churn(folder: &str, points: u64, size: usize, rounds: u64) {
         let is_live = |found: PointId| matches!(found, PointId::Num(found) if found < points || found >= points * (round + 1));
         for query in 0..100 {
             // Where a point was a round ago there is nothing any more.
-            let request = SearchRequest { with_payload: true.into(), ..SearchRequest::new(vector(query * 10, round.saturating_sub(1)), 50) };
+            let request =
+                SearchRequest { with_payload: true.into(), ..SearchRequest::new(vector(query * 10, round.saturating_sub(1)), 50) };
             for hit in collection.search(&request).unwrap() {
                 let is_current = hit.payload.is_some_and(|payload| payload["round"] == round);
                 returned_deleted += usize::from(!(is_live(hit.id) && is_current));
