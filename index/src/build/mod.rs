@@ -266,12 +266,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_graph_on_one_thread() {
-        let vectors = clustered(3, 500, 10);
-        let build = |seed| Own.build(&vectors, &BuildParams { threads: 1, seed, ..PARAMS }, &AtomicBool::new(false)).unwrap().unwrap();
-        let (one, again, other) = (build(1), build(1), build(2));
-        assert_eq!((&one.vectors, &one.layers[0].links), (&again.vectors, &again.layers[0].links));
-        assert_ne!(one.layers[0].links, other.layers[0].links);
+    fn the_same_seed_gives_the_same_graph_on_any_number_of_threads() {
+        // Few enough to compare all with all, and so many that clusters are made.
+        for count in [500, 3000] {
+            let vectors = clustered(3, count, 10);
+            let build =
+                |threads, seed| Own.build(&vectors, &BuildParams { threads, seed, ..PARAMS }, &AtomicBool::new(false)).unwrap().unwrap();
+            let (one, again, other) = (build(1, 1), build(3, 1), build(1, 2));
+            assert_eq!((&one.vectors, &one.layers[0].links), (&again.vectors, &again.layers[0].links));
+            assert_ne!(one.layers[0].links, other.layers[0].links);
+        }
     }
 
     #[test]

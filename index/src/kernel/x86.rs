@@ -154,8 +154,8 @@ unsafe fn tile_512<const HEIGHT: usize, const WIDTH: usize>(
         }
         for k in 0..fours {
             let mut codes = [_mm512_setzero_si512(); WIDTH];
-            for g in 0..WIDTH {
-                codes[g] = _mm512_load_si512(columns.add(g * fours + k));
+            for (g, codes) in codes.iter_mut().enumerate() {
+                *codes = _mm512_load_si512(columns.add(g * fours + k));
             }
             for r in 0..HEIGHT {
                 let numbers = _mm512_set1_epi32(starts[r].add(k).read());
@@ -164,9 +164,9 @@ unsafe fn tile_512<const HEIGHT: usize, const WIDTH: usize>(
                 }
             }
         }
-        for r in 0..HEIGHT {
-            for g in 0..WIDTH {
-                _mm512_storeu_si512(products.add(r * stride + g), products_of[r][g]);
+        for (r, of_row) in products_of.iter().enumerate() {
+            for (g, of_group) in of_row.iter().enumerate() {
+                _mm512_storeu_si512(products.add(r * stride + g), *of_group);
             }
         }
     }

@@ -172,7 +172,9 @@ impl Signed {
     #[inline(always)]
     pub(super) fn load(&mut self, rows: &Rows, nodes: impl Iterator<Item = Node>) {
         self.blocks = rows.blocks;
-        (self.numbers.clear(), self.sums.clear(), self.factors.clear());
+        self.numbers.clear();
+        self.sums.clear();
+        self.factors.clear();
         for node in nodes {
             self.numbers.extend(rows.code(node).iter().map(|block| Block(block.0.map(|byte| byte ^ 0x80))));
             self.sums.push(rows.sums[node as usize]);
