@@ -18,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
 use crate::state::{Body, Part, Space};
 use crate::sync::mpsc::Receiver;
-use crate::sync::thread;
 use crate::truth::{SegmentRow, Slot};
 use crate::writer::{Install, Jobs, Write};
 
@@ -144,7 +143,7 @@ impl Thread {
 
     /// As [`Self::build`], on a thread that leaves the processors to searches and writes where they want them.
     fn build_in_the_background(&self, task: Task) -> Result<bool> {
-        // A schedule explorer knows no threads with priorities.
+        // A schedule explorer has no threads of another priority.
         if cfg!(test) {
             return self.build(task);
         }
@@ -232,7 +231,7 @@ fn retire(replaced: Vec<Arc<Segment>>) {
     let deadline = Instant::now() + LONGEST_SEARCH;
     for segment in replaced {
         while Arc::strong_count(&segment) > 1 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
+            crate::sync::thread::sleep(Duration::from_millis(1));
         }
     }
 }

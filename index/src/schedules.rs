@@ -129,7 +129,8 @@ fn write(collection: &Collection, owned: &[u64], client: u64, log: &Log) {
 fn search(collection: &Collection, first: usize, log: &Log) {
     for kind in first..first + 4 {
         let filter = (kind % 4 >= 2).then(|| Filter::must([Condition::field("version").at_least(0)]));
-        let request = SearchRequest { exact: kind % 4 == 1, with_payload: kind % 2 == 1, filter, ..SearchRequest::new(vec![0.0], 100) };
+        let request =
+            SearchRequest { exact: kind % 4 == 1, with_payload: (kind % 2 == 1).into(), filter, ..SearchRequest::new(vec![0.0], 100) };
         let from = log.lock().unwrap().now;
         let hits = collection.search(&request).unwrap();
         let log = log.lock().unwrap();

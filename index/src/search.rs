@@ -196,13 +196,7 @@ fn ef_of_part(ef: usize, live: usize, of: usize, wanted: usize) -> usize {
 
 /// The `wanted` nearest rows of a segment among those in `accept`; `ef`: by whichever way is estimated to cost least, or, if
 /// `None`, exactly.
-pub(crate) fn nearest_of_segment(
-    segment: &Segment,
-    accept: Option<&Bits>,
-    query: &[f32],
-    wanted: usize,
-    ef: Option<usize>,
-) -> Vec<Scored> {
+pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], wanted: usize, ef: Option<usize>) -> Vec<Scored> {
     let accepted = accept.map_or(segment.rows(), Bits::count);
     let enough = wanted.min(accepted);
     if let Some(ef) = ef.filter(|_| segment.has_graph()) {

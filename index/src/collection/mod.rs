@@ -23,7 +23,6 @@ use crate::sets::Stored;
 use crate::state::{Body, Space};
 use crate::store::FolderLock;
 use crate::sync::Mutex;
-use crate::sync::mpsc::Sender;
 use crate::sync::thread::JoinHandle;
 use crate::truth::{PointRow, Truth};
 use crate::vector;

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::{Flat, Frozen, VectorIndex};
@@ -17,8 +16,9 @@ use crate::codes::Codes;
 use crate::config::{HnswParams, VectorParams};
 use crate::distance::Distance;
 use crate::id::PointId;
+use crate::passing::PassingSet;
 use crate::search::{self, SearchRequest};
-use crate::segment::{Bits, Row, Segment, SegmentInput, SegmentParams, Verify, write};
+use crate::segment::{Bits, Row, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
 use crate::state::{Part, Space};
 use crate::tail::Owner;
 use crate::truth::SegmentRow;
@@ -105,8 +105,9 @@ impl VectorIndex for Whole {
         let hnsw = HnswParams { full_scan_threshold: 0, ef_search: EF, ..HnswParams::default() };
         let request = SearchRequest { exact: self.exact, ..SearchRequest::new(query.to_vec(), wanted) };
         let passing = accept.map(|accept| PassingSet::new(accept.iter().collect()));
-        let found =
-            search::search(&self.space, &self.params, &hnsw, &request, query, passing.as_ref(), &|_| unreachable!("no part is lost"));
+        let found = search::search(&self.space, self.params.distance, &hnsw, &request, query, passing.as_ref(), &|_| {
+            unreachable!("no part is lost")
+        });
         let nearness = |score| self.params.distance.score_to_nearness(score);
         found.unwrap().into_iter().map(|found| Scored { nearness: nearness(found.score), row: found.owner.slot as Row }).collect()
     }
@@ -151,7 +152,7 @@ fn pieces(rows: &Rows, codes: Codes, exact: bool, check: &mut dyn FnMut(&dyn Vec
     };
     for part in [0..all / 2, all / 2..all * 3 / 4] {
         let (row, segment) = rows.segment(folder.path(), part, codes);
-        space.segments.push(Part::new(row, segment));
+        Arc::make_mut(&mut space.segments).push(Part::new(row, segment));
     }
     for row in all * 3 / 4..all {
         put(&mut space, Owner { id: rows.ids[row], point: row as u32, slot: row as u64 }, &rows.vectors[row]);
@@ -160,7 +161,7 @@ fn pieces(rows: &Rows, codes: Codes, exact: bool, check: &mut dyn FnMut(&dyn Vec
         put(&mut space, Owner { id: dead.ids[row], point: row as u32, slot: row as u64 }, &dead.vectors[row]);
     }
     let (row, segment) = dead.segment(folder.path(), all + 10..all + 30, codes);
-    space.segments.push(Part::new(row, segment));
+    Arc::make_mut(&mut space.segments).push(Part::new(row, segment));
     (all..all + 30).for_each(|slot| space.kill(slot as u64));
     check(&Whole { space, params, exact });
 }
@@ -317,7 +318,8 @@ fn the_walks_of_the_contract_are_walks() {
     let (_, segment) = rows.segment(folder.path(), 0..1500, Codes::Int4);
     let by_walk = segment.walk(&queries[0], EF, 10, None, 2 * 1500).expect("a walk within the cost of a scan");
     assert_eq!(by_walk.len(), 10);
-    let missed =
-        queries.iter().filter(|query| pairs(Frozen { segment: &segment, ef: 10 }.nearest(query, 10, None)) != rows.nearest(query, 10, None));
+    let missed = queries
+        .iter()
+        .filter(|query| pairs(Frozen { segment: &segment, ef: 10 }.nearest(query, 10, None)) != rows.nearest(query, 10, None));
     assert!(missed.count() > 0, "a walk with few candidates and coarse codes is no scan");
 }
