@@ -17,8 +17,9 @@ help:
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
-	@echo 'make bench-index   the index beside other libraries: recall, speed, memory, filters, into target/bench-results (an hour)'
+	@echo 'make bench-index   the index beside other libraries: recall, speed, memory, filters, opening, into target/bench-results (an hour)'
 	@echo '                   SMALL=1 takes 3 minutes; CIFAR10=/a/folder adds picture features, MILLION=1 a million of them; ONLY=names'
+	@echo '                   PARTS=speed,avx2,memory,filters,opening runs some of it'
 	@echo 'make page-check    drives the page in headless Chromium'
 	@echo 'make audit         licences, bans and duplicates of all dependencies'
 	@echo 'make check-setup   set-up as a newcomer meets it: programs started from / with an empty environment (long)'
@@ -56,7 +57,8 @@ bench-index: python
 	$(CARGO) build --locked --release -p moco-index
 	@$(PYTHON) index/benches/peers/install.py
 	@$(PYTHON) index/benches/peers/run.py --program '$(TARGET)/release/moco-index' $(if $(filter-out 0,$(SMALL)),--small) \
-		$(if $(CIFAR10),--cifar10 '$(CIFAR10)') $(if $(filter-out 0,$(MILLION)),--million) $(if $(ONLY),--only '$(ONLY)')
+		$(if $(CIFAR10),--cifar10 '$(CIFAR10)') $(if $(filter-out 0,$(MILLION)),--million) $(if $(ONLY),--only '$(ONLY)') \
+		$(if $(PARTS),--parts '$(PARTS)')
 
 page-check: build
 	@$(PYTHON) tests/page/check.py --bin '$(TARGET)/release'

@@ -1,8 +1,8 @@
-//! The official clients of OpenAI and Qdrant, and curl, drive a real `moco-serve`.
+//! The official clients of OpenAI and Qdrant, curl, and the copies of `moco-index` drive a real `moco-serve`.
 //!
-//! What is checked stands in `clients/drive_*.py`; each script prints a line for a check and fails by name. The model is
-//! the golden encoder of `export/encoder/tests/images`, so that what comes over HTTP can be held against the embeddings
-//! that Pillow and numpy give the same files.
+//! What the official ones check stands in `clients/drive_*.py`; each script prints a line for a check and fails by name. The
+//! model is the golden encoder of `export/encoder/tests/images`, so that what comes over HTTP can be held against the
+//! embeddings that Pillow and numpy give the same files.
 
 use std::{
     env, fs,
@@ -36,7 +36,7 @@ impl Server {
         let encoder = Encoder::read(&workspace().join("export/encoder/tests/images/encoder.safetensors")).unwrap();
         let model = folder.path().join("golden.onnx");
         write_onnx(&encoder, encoder.manifest().output, &model).unwrap();
-        let program = program();
+        let program = program("moco-serve");
         let mut process = Command::new(&program)
             .args(["--listen", "127.0.0.1:0", "--max-body-bytes", "4194304", "--drain-delay-s", "0"])
             .arg("--model")
@@ -85,11 +85,11 @@ impl Drop for Server {
     }
 }
 
-/// `moco-serve` of the same build: it lies in the folder above the tests'.
-fn program() -> PathBuf {
+/// A program of the same build: it lies in the folder above the tests'.
+fn program(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("moco-serve");
-    assert!(program.is_file(), "there is no {}: run `cargo build -p moco-serve`", program.display());
+    let program = tests.ancestors().nth(2).unwrap().join(name);
+    assert!(program.is_file(), "there is no {}: run `cargo build -p {name}`", program.display());
     program
 }
 
@@ -157,6 +157,74 @@ fn curl_sends_a_file_as_it_is_or_several_as_a_form() {
     fs::write(&broken, &fs::read(pictures().join("BloodImage_00000.jpg")).unwrap()[..700]).unwrap();
     let answer = curl(&["--data-binary", &format!("@{}", broken.display()), "-H", "Content-Type: image/jpeg", &url]).unwrap();
     assert!(answer["error"]["message"].as_str().unwrap().contains("cut short"), "{answer}");
+}
+
+/// The lines of a file, in order of their text: a server gives points by id, and UUIDs may be ordered otherwise there.
+fn sorted_lines(file: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_collection_goes_to_the_server_and_back_unchanged() {
+    let server = Server::start();
+    let at = |name: &str| server.folder.path().join(name);
+    let index = |words: &str| succeed(Command::new(program("moco-index")).current_dir(server.folder.path()).args(words.split_whitespace()));
+    let there = |name: &str| format!("--qdrant {} --qdrant-collection {name}", server.url);
+    // More than a page of a scroll and more than one upsert; ids, payloads and numbers that lose something where they may.
+    let mut lines: Vec<String> = (0..2_300u32)
+        .map(|i| {
+            format!(r#"{{"id":{},"vector":{{"x":[{}.1,-1e-40,3.4028235e+38],"y":[0.5]}},"payload":{{"i":{i},"half":0.5}}}}"#, i * 7, i)
+        })
+        .collect();
+    lines.push(r#"{"id":18446744073709551615,"vector":{"y":[-0.0]},"payload":{"deep":{"list":[1,2.5,"ü",null]}}}"#.to_owned());
+    lines.push(r#"{"id":"550e8400-e29b-41d4-a716-446655440000","vector":{},"payload":{}}"#.to_owned());
+    fs::write(at("in.jsonl"), lines.join("\n") + "\n").unwrap();
+    index("import source --collection c --jsonl in.jsonl --distance euclid");
+
+    let said = index(&format!("export source {}", there("copy")));
+    assert!(said.contains("2302 points copied from `c` to `copy`") && said.contains("both sides are equal: 2302 ids"), "{said}");
+    let described: Value = ureq::get(format!("{}/collections/copy", server.url)).call().unwrap().body_mut().read_json().unwrap();
+    let vectors = serde_json::json!({"x": {"size": 3, "distance": "Euclid"}, "y": {"size": 1, "distance": "Euclid"}});
+    assert_eq!((&described["result"]["config"]["params"]["vectors"], &described["result"]["points_count"]), (&vectors, &2_302.into()));
+
+    let said = index(&format!("import back --collection again {}", there("copy")));
+    assert!(said.contains("2302 points copied from `copy`") && said.contains("both sides are equal: 2302 ids"), "{said}");
+    index("export source --jsonl before.jsonl");
+    index("export back --jsonl after.jsonl");
+    assert_eq!(sorted_lines(&at("before.jsonl")), sorted_lines(&at("after.jsonl")));
+
+    // A second copy would mix with the first, and what is not there is named.
+    for (words, status, reason) in [
+        (format!("export source {}", there("copy")), 2, "is there already"),
+        (format!("import other --collection c {}", there("elsewhere")), 2, "has no collection `elsewhere`"),
+    ] {
+        let output = Command::new(program("moco-index")).current_dir(server.folder.path()).args(words.split_whitespace()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(status) && errors.contains(reason), "{words}: {:?}, {errors}", output.status);
+    }
+}
+
+#[test]
+fn an_unnamed_cosine_vector_goes_to_the_server_and_back() {
+    let server = Server::start();
+    let index = |words: &str| succeed(Command::new(program("moco-index")).current_dir(server.folder.path()).args(words.split_whitespace()));
+    let there = format!("--qdrant {} --qdrant-collection copy", server.url);
+    let line = |i: u32| format!(r#"{{"id":{i},"vector":[{}.5,1.0,-2.0],"payload":{{}}}}"#, i);
+    fs::write(server.folder.path().join("in.jsonl"), (0..50).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    index("import source --collection c --jsonl in.jsonl");
+    let said = index(&format!("export source {there}"));
+    assert!(said.contains("both sides are equal: 50 ids, vectors and payloads of 50 points"), "{said}");
+    let said = index(&format!("import back --collection c {there}"));
+    assert!(said.contains("both sides are equal: 50 ids"), "{said}");
+    // It answers there as it does here: the nearest of a stored vector is its point.
+    let found = index("search back --vector [7.5,1.0,-2.0] -k 1 --json");
+    let found: Value = serde_json::from_str(found.trim()).unwrap();
+    let query = serde_json::json!({"query": [7.5, 1.0, -2.0], "limit": 1});
+    let answer = ureq::post(format!("{}/collections/copy/points/query", server.url)).send_json(&query);
+    let answer: Value = answer.unwrap().body_mut().read_json().unwrap();
+    assert_eq!((&found["hits"][0]["id"], &answer["result"]["points"][0]["id"]), (&7.into(), &7.into()));
 }
 
 #[test]

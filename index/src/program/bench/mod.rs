@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::Args;
-use moco_index::{Collection, PointId, SearchRequest};
+use clap::{Args, ValueEnum};
+use moco_index::{Collection, PointId, SearchRequest, Verify};
 use serde_json::json;
 
 use super::output_file::OutputFile;
@@ -52,6 +52,9 @@ pub(crate) struct Bench {
     /// Use only the first queries.
     #[arg(long, value_name = "N")]
     first: Option<usize>,
+    /// What of the segments is hashed before it is searched. Links are checked in either case.
+    #[arg(long, value_enum, default_value_t = VerifyName::Eager)]
+    verify: VerifyName,
     /// Write the figures as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,6 +64,23 @@ pub(crate) struct Bench {
     /// Take commands line by line from stdin and answer on stdout, for a harness that measures others beside.
     #[arg(long, hide = true)]
     child: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum VerifyName {
+    /// All of it, which reads every byte.
+    Eager,
+    /// All but codes and vectors: opens sooner, and a fault in those is noticed by `verify` only.
+    LinksOnly,
+}
+
+impl From<VerifyName> for Verify {
+    fn from(name: VerifyName) -> Self {
+        match name {
+            VerifyName::Eager => Self::Eager,
+            VerifyName::LinksOnly => Self::LinksOnly,
+        }
+    }
 }
 
 /// One value of `ef`.
@@ -87,7 +107,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<()> {
         return child::run(arguments, &queries);
     }
     let stop = &Stop::on_signals()?;
-    let store = folder::open(&arguments.folder)?;
+    let store = folder::open_verifying(&arguments.folder, arguments.verify.into())?;
     let (name, collection) = folder::collection(&store, arguments.collection.as_deref())?;
     let vector_name = folder::vector_name(&collection.config(), arguments.vector_name.as_deref())?;
     let truth = match &arguments.truth {
