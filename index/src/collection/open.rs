@@ -111,7 +111,7 @@ fn part_of(space: &mut Space, slot: Slot) -> Option<&mut Part> {
 
 fn lost(truth: &Truth, row: SegmentRow, reason: String) -> Result<Part> {
     let live = truth.count_vectors(&row.vector, row.first, row.last)?;
-    Ok(Part { row: Arc::new(row), body: Body::Lost(reason), live })
+    Ok(Part { row: Arc::new(row), body: Body::Lost(reason), live, died: BTreeSet::new() })
 }
 
 fn remove_strangers(folder: &Path, rows: &[SegmentRow]) -> Result<()> {
