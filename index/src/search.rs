@@ -16,9 +16,9 @@ use crate::filter::Filter;
 use crate::id::PointId;
 use crate::kernel::{Isa, Kernel, Work};
 use crate::segment::{Bits, Row, Segment, nearness};
-use crate::state::{Body, Space};
+use crate::state::{Body, Part, Space};
 use crate::tail::{Owner, Tail};
-use crate::truth::{PointNumber, SegmentRow};
+use crate::truth::PointNumber;
 use crate::vector_index::{Flat, Frozen, VectorIndex};
 
 /// What to look for. Start from [`SearchRequest::new`].
@@ -75,7 +75,7 @@ pub(crate) struct Found {
 }
 
 /// Reads the living vectors of a range whose segment is lost.
-pub(crate) type ReadLost<'a> = &'a dyn Fn(&SegmentRow) -> Result<Vec<(Owner, Vec<f32>)>>;
+pub(crate) type ReadLost<'a> = &'a dyn Fn(&Part) -> Result<Vec<(Owner, Vec<f32>)>>;
 
 /// The nearest vectors among the `passing` points, nearest first, ties by id; offset, limit and threshold applied. `query`
 /// is checked and scaled.
@@ -106,7 +106,7 @@ pub(crate) fn search(
                 }
             }
             Body::Lost(_) => {
-                for (owner, vector) in read_lost(&part.row)? {
+                for (owner, vector) in read_lost(part)? {
                     if passing.as_ref().is_none_or(|passing| passing.has(owner.point)) {
                         nearest.offer(params.distance.nearness(query, &vector), owner);
                     }
@@ -167,7 +167,7 @@ pub(crate) fn score_all(
                 rows.iter().for_each(|row| nearest.offer(score(segment.vector(row)), segment.owner(row)));
             }
             Body::Lost(_) => {
-                let lost = read_lost(&part.row)?;
+                let lost = read_lost(part)?;
                 lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
             }
         }
