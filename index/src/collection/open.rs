@@ -37,7 +37,7 @@ impl Collection {
         options: &StoreOptions,
         lock: Arc<FolderLock>,
     ) -> Result<Self> {
-        let header = truth.header()?;
+        let header = truth.header_in(folder)?;
         let (next_point, next_slot) = truth.next_numbers()?;
         let mut state = State::new(header.config.clone(), header.points.rows, header.operation);
         map_segments(folder, &truth, &header, &mut state, options.verify)?;

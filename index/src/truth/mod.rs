@@ -25,6 +25,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::CollectionConfig;
@@ -91,6 +92,10 @@ impl Tally {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Header {
     pub(crate) config: CollectionConfig,
+    /// The folder that the file lies in, from the first write on. Every write writes it, so that another collection's file, or
+    /// another's log put beside this one's file, is not taken for this collection's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) folder: Option<Uuid>,
     /// The last operation that was committed.
     pub(crate) operation: u64,
     pub(crate) points: Tally,
@@ -102,7 +107,7 @@ pub(crate) struct Header {
 impl Header {
     pub(crate) fn new(config: CollectionConfig) -> Self {
         let none = Tally::default();
-        Self { config, operation: 0, points: none, vectors: none, tombstones: none, segments: none }
+        Self { config, folder: None, operation: 0, points: none, vectors: none, tombstones: none, segments: none }
     }
 }
 
@@ -168,6 +173,17 @@ impl Truth {
             return Err(self.damaged("the checksum of the collection's own row is wrong"));
         }
         serde_json::from_str(&text).map_err(|error| self.damaged(format!("the collection's own row: {error}")))
+    }
+
+    /// The header, which must be of the collection in `folder`; one that was never written to becomes so.
+    pub(crate) fn header_in(&self, folder: &Path) -> Result<Header> {
+        let mut header = self.header()?;
+        let own = folder.file_name().and_then(|name| name.to_str()).and_then(|name| Uuid::try_parse(name).ok());
+        if let Some(other) = header.folder.filter(|other| Some(*other) != own) {
+            return Err(self.damaged(format!("it, or its log, is of collection {other}")));
+        }
+        header.folder = own;
+        Ok(header)
     }
 
     pub(crate) fn put_header(&self, header: &Header) -> Result<()> {
@@ -403,12 +419,12 @@ impl Truth {
         Ok(rows.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// Makes of the file one that has no segments, and so no tombstones.
+    /// Makes of the file one that has no segments, and so no tombstones, and that lies nowhere yet.
     pub(crate) fn forget_segments(&self) -> Result<()> {
         self.transaction(|truth| {
             let mut header = truth.header()?;
             truth.run(|connection| connection.execute_batch("DELETE FROM segment; DELETE FROM tombstone;"))?;
-            (header.segments, header.tombstones) = Default::default();
+            (header.segments, header.tombstones, header.folder) = Default::default();
             truth.put_header(&header)
         })?;
         self.0.checkpoint()
