@@ -122,7 +122,7 @@ fn write(collection: &Collection, owned: &[u64], client: u64, log: &Log) {
     for number in 1..=WRITES {
         let first = (number + client) as usize % owned.len();
         let ids: Vec<u64> = [owned[first], owned[(first + 1) % owned.len()]][..1 + number as usize % 2].to_vec();
-        let version = ((number + client) % 3 != 0).then_some(number);
+        let version = (!(number + client).is_multiple_of(3)).then_some(number);
         log.lock().unwrap().begin(&ids, version);
         match version {
             Some(version) => collection.upsert(ids.iter().map(|id| point(*id, version)).collect()),

@@ -367,7 +367,7 @@ fn a_catalogue_older_or_newer_than_the_folder_lists_what_it_knows_and_serves_no_
     let older = with(&new, &old);
     let store = Store::open(older.path()).unwrap();
     assert_eq!(store.collections(), ["c"]);
-    let error = count(&store, "c").err().expect("its folder is gone");
+    let error = count(&store, "c").expect_err("its folder is gone");
     assert!(error.to_string().contains(older.path().to_str().unwrap()), "{error}");
     assert!(matches!(store.collection("d"), Err(Error::CollectionNotFound { .. })));
     drop(store);
@@ -376,7 +376,7 @@ fn a_catalogue_older_or_newer_than_the_folder_lists_what_it_knows_and_serves_no_
     let store = Store::open(newer.path()).unwrap();
     assert_eq!(store.collections(), ["c", "d"]);
     for name in ["c", "d"] {
-        let error = count(&store, name).err().expect("its folder is not there");
+        let error = count(&store, name).expect_err("its folder is not there");
         assert!(error.to_string().contains(newer.path().to_str().unwrap()), "{error}");
     }
     // What is unknown is left alone, so that the right catalogue finds it again.
