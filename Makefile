@@ -7,13 +7,17 @@ CARGO := cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients build test torture demo bench-index page-check audit check-setup docker-check
+# AddressSanitizer and valgrind look at what `unsafe` code reads and writes: the kernels, and whatever reads segments.
+SANITISED := kernel:: codes:: segment:: build:: large_pages:: vector_index::
+
+.PHONY: help setup clients build test torture sanitise demo bench-index page-check audit check-setup docker-check
 
 help:
 	@echo 'make demo          train on the pictures of tests/data, export, serve, and search them in a browser'
 	@echo '                   EXIT=1 queries and ends; IMAGES=/a/folder uses your pictures; PORT=8080'
 	@echo 'make test          every test, from nothing (what .ci/run does); ONLY=words runs the tests whose name holds one'
 	@echo 'make torture       the attacks on the index at full length (an hour); PART=0.1 does a tenth, SEED=7 other ones'
+	@echo "make sanitise      the index's unsafe code under AddressSanitizer, each kernel; VALGRIND=1 under valgrind too (it must be installed)"
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
@@ -49,6 +53,28 @@ test: setup clients
 torture:
 	MOCO_TORTURE=$(or $(PART),1) $(if $(SEED),MOCO_SEED=$(SEED)) $(CARGO) test --locked -p moco-index --no-fail-fast --test durability --test damage -- --nocapture --test-threads=2
 	MOCO_TORTURE=$(or $(PART),1) $(if $(SEED),MOCO_SEED=$(SEED)) $(CARGO) test --locked -p moco-index --lib -- schedules:: --nocapture
+
+# AddressSanitizer comes with Rust, and a stable compiler takes it as a nightly one does (RUSTC_BOOTSTRAP). Everything is
+# compiled once more, into target/sanitise. Leaks are not looked for: thread-local memory of a test's threads is none.
+# Kernels that the processor has not are left out; valgrind knows no AVX-512.
+sanitise:
+	@for kernel in avx512 avx2 portable; do \
+		case $$kernel in \
+			avx512) grep -qw avx512_vnni /proc/cpuinfo ;; \
+			avx2) grep -qw avx2 /proc/cpuinfo ;; \
+		esac || { echo "skipped: this processor has no $$kernel"; continue; }; \
+		echo "== AddressSanitizer, $$kernel"; \
+		MOCO_INDEX_KERNEL=$$kernel ASAN_OPTIONS=detect_leaks=0 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$(TARGET)/sanitise \
+			$(CARGO) test --locked -p moco-index --no-default-features --target x86_64-unknown-linux-gnu --lib -- $(SANITISED) || exit 1; \
+	done
+ifneq ($(filter-out 0,$(VALGRIND)),)
+	@command -v valgrind >/dev/null || { echo 'VALGRIND=1 needs valgrind (Debian and Ubuntu: `apt-get install valgrind`)' >&2; exit 1; }
+	@for kernel in avx2 portable; do \
+		echo "== valgrind, $$kernel"; \
+		MOCO_INDEX_KERNEL=$$kernel CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='valgrind --quiet --error-exitcode=1 --fair-sched=yes' \
+			$(CARGO) test --locked -p moco-index --lib -- $(SANITISED) || exit 1; \
+	done
+endif
 
 demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')

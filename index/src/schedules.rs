@@ -21,14 +21,22 @@ use crate::{
     Collection, CollectionConfig, Condition, Distance, Filter, HnswParams, Payload, Point, PointId, SearchRequest, Store, StoreOptions,
 };
 
-thread_local! {
-    static FORGETS_KILLS: Cell<bool> = const { Cell::new(false) };
+/// A fault that a test plants, to see it found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// A segment is published without the deaths that came while it was built.
+    ForgetsKills,
+    /// What is read of a damaged segment's range counts as what was there when the tail was looked at, as it once did.
+    BelievesWhatIsReadLater,
 }
 
-/// The planted fault: a segment is published without the deaths that came while it was built. All of a schedule runs on one
-/// thread, so that other tests do not see it.
-pub(crate) fn forgets_kills() -> bool {
-    FORGETS_KILLS.get()
+thread_local! {
+    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+}
+
+/// All of a schedule runs on one thread, so that other tests do not see the fault.
+pub(crate) fn is_planted(fault: Fault) -> bool {
+    PLANTED.get() == Some(fault)
 }
 
 /// Ids that the writing clients own, by client. The last of each is not there at the start.
@@ -150,11 +158,33 @@ fn search(collection: &Collection, first: usize, log: &Log) {
     }
 }
 
+/// The segment that a life begins with.
+#[derive(Clone, Copy, PartialEq)]
+enum Segment {
+    Whole,
+    /// Answered from the truth until it is built anew.
+    Damaged,
+}
+
+fn damage_segments(folder: &Path) {
+    for collection in std::fs::read_dir(folder.join("collections")).unwrap() {
+        let files = std::fs::read_dir(collection.unwrap().path()).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "segment")) {
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes[0] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        }
+    }
+}
+
 /// One life of a collection, whoever goes on at each step.
-fn live(template: &Path) {
+fn live(template: &Path, segment: Segment) {
     let folder = scratch();
     let folder = folder.path().join("data");
     copy(template, &folder);
+    if segment == Segment::Damaged {
+        damage_segments(&folder);
+    }
     let log: Log = Arc::new(Mutex::new(History::new()));
     {
         let store = Store::open_with(&folder, &options()).unwrap();
@@ -192,14 +222,14 @@ fn explore(scheduler: impl Scheduler + 'static, life: impl Fn() + Send + Sync + 
 }
 
 /// Explores, half of it with few changes of who goes on at well-chosen moments, half at random.
-fn explore_lives(schedules: usize, seed: u64) {
+fn explore_lives(schedules: usize, seed: u64, segment: Segment) {
     let folder = scratch();
     let template = Arc::new(folder.path().join("template"));
     let path = Arc::clone(&template);
     explore(RandomScheduler::new_from_seed(seed, 1), move || lay_out(&path));
     let path = Arc::clone(&template);
-    explore(PctScheduler::new_from_seed(seed, 3, schedules.div_ceil(2)), move || live(&path));
-    explore(RandomScheduler::new_from_seed(seed, schedules / 2), move || live(&template));
+    explore(PctScheduler::new_from_seed(seed, 3, schedules.div_ceil(2)), move || live(&path, segment));
+    explore(RandomScheduler::new_from_seed(seed, schedules / 2), move || live(&template, segment));
 }
 
 fn seed(own: u64) -> u64 {
@@ -214,16 +244,32 @@ fn amount(short: usize, long: usize) -> usize {
 #[test]
 fn under_any_schedule_a_search_sees_what_was_acknowledged_and_each_point_once() {
     let (start, seed, schedules) = (Instant::now(), seed(1), amount(1000, 100_000));
-    explore_lives(schedules, seed);
+    explore_lives(schedules, seed, Segment::Whole);
     println!("{schedules} schedules from seed {seed}: 0 wrong; {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// A search read the truth a moment after it had looked at the tail: a point that was replaced in between was in neither.
+#[test]
+fn under_any_schedule_a_damaged_segment_is_answered_as_a_whole_one() {
+    let (start, seed, schedules) = (Instant::now(), seed(3), amount(300, 20_000));
+    explore_lives(schedules, seed, Segment::Damaged);
+    println!("{schedules} schedules from seed {seed}: 0 wrong; {:.1} s", start.elapsed().as_secs_f64());
+}
+
+fn is_found_out(fault: Fault, seed: u64, segment: Segment) {
+    PLANTED.set(Some(fault));
+    let outcome = catch_unwind(AssertUnwindSafe(|| explore_lives(3000, seed, segment)));
+    PLANTED.set(None);
+    let panic = outcome.err().unwrap_or_else(|| panic!("3,000 schedules did not show {fault:?}"));
+    println!("{fault:?}: {}", panic.downcast_ref::<String>().map_or("a panic", String::as_str));
 }
 
 #[test]
 fn a_segment_that_forgets_who_died_while_it_was_built_is_found_out() {
-    FORGETS_KILLS.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(|| explore_lives(1000, seed(2))));
-    FORGETS_KILLS.set(false);
-    let panic = outcome.expect_err("1,000 schedules did not show the fault");
-    let said = panic.downcast_ref::<String>().map_or("", String::as_str);
-    println!("found: {said}");
+    is_found_out(Fault::ForgetsKills, seed(2), Segment::Whole);
+}
+
+#[test]
+fn a_damaged_segment_that_is_read_later_than_the_tail_is_found_out() {
+    is_found_out(Fault::BelievesWhatIsReadLater, seed(4), Segment::Damaged);
 }

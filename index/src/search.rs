@@ -17,9 +17,8 @@ use crate::kernel::{Isa, Kernel, Work};
 use crate::passing::PassingSet;
 use crate::payload::PayloadSelect;
 use crate::segment::{Bits, Scored, Segment, nearness};
-use crate::state::{Body, Space};
+use crate::state::{Body, Part, Space};
 use crate::tail::{Owner, Tail};
-use crate::truth::SegmentRow;
 use crate::vector_index::{Flat, Frozen, VectorIndex};
 
 /// What to look for. Start from [`SearchRequest::new`].
@@ -77,7 +76,7 @@ pub(crate) struct Found {
 }
 
 /// Reads the living vectors of a range whose segment is lost.
-pub(crate) type ReadLost<'a> = &'a dyn Fn(&SegmentRow) -> Result<Vec<(Owner, Vec<f32>)>>;
+pub(crate) type ReadLost<'a> = &'a dyn Fn(&Part) -> Result<Vec<(Owner, Vec<f32>)>>;
 
 /// The nearest vectors among the `passing` points, nearest first, ties by id; offset, limit and threshold applied. `query`
 /// is checked and scaled.
@@ -109,7 +108,7 @@ pub(crate) fn search(
                 }
             }
             Body::Lost(_) => {
-                for (owner, vector) in read_lost(&part.row)? {
+                for (owner, vector) in read_lost(part)? {
                     if passing.is_none_or(|passing| passing.has(owner.point)) {
                         nearest.offer(distance.nearness(query, &vector), owner);
                     }
@@ -169,7 +168,7 @@ pub(crate) fn score_all(
                 rows.iter().for_each(|row| nearest.offer(score(segment.vector(row)), segment.owner(row)));
             }
             Body::Lost(_) => {
-                let lost = read_lost(&part.row)?;
+                let lost = read_lost(part)?;
                 lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
             }
         }

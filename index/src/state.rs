@@ -3,7 +3,7 @@
 //! The writer thread changes it, after the commit and before the acknowledgement; everybody else reads. Readers hold the
 //! lock for a look-up or the clone of an `Arc`, never for a search.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{CollectionConfig, VectorParams};
@@ -28,6 +28,8 @@ pub(crate) struct Part {
     pub(crate) row: Arc<SegmentRow>,
     pub(crate) body: Body,
     pub(crate) live: usize,
+    /// Those that died since its file was found damaged: what is built in its place meanwhile was read before.
+    pub(crate) died: BTreeSet<Slot>,
 }
 
 #[derive(Clone)]
@@ -72,12 +74,10 @@ impl Space {
     }
 
     pub(crate) fn is_live(&self, slot: Slot) -> bool {
-        match self.part(slot).map(|index| &self.segments[index].body) {
-            Some(Body::Frozen(segment, live)) => {
-                segment.row_of(slot).is_some_and(|row| live.as_ref().is_none_or(|live| live.contains(row)))
-            }
-            Some(Body::Lost(_)) => true,
-            None => self.tail.has(slot),
+        let Some(part) = self.part(slot).map(|index| &self.segments[index]) else { return self.tail.has(slot) };
+        match &part.body {
+            Body::Frozen(segment, live) => segment.row_of(slot).is_some_and(|row| live.as_ref().is_none_or(|live| live.contains(row))),
+            Body::Lost(_) => !part.died.contains(&slot),
         }
     }
 
@@ -104,7 +104,7 @@ impl Space {
 impl Part {
     pub(crate) fn new(row: SegmentRow, segment: Segment) -> Self {
         let live = segment.rows();
-        Self { row: Arc::new(row), body: Body::Frozen(Arc::new(segment), None), live }
+        Self { row: Arc::new(row), body: Body::Frozen(Arc::new(segment), None), live, died: BTreeSet::new() }
     }
 
     pub(crate) fn kill(&mut self, slot: Slot) {
@@ -113,7 +113,7 @@ impl Part {
                 let bits = live.get_or_insert_with(|| Arc::new(Bits::all(segment.rows())));
                 Arc::make_mut(bits).remove(row)
             }),
-            Body::Lost(_) => true,
+            Body::Lost(_) => self.died.insert(slot),
         };
         self.live -= usize::from(died);
     }

@@ -5,6 +5,7 @@ mod queries;
 mod shared;
 mod upkeep;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -277,8 +278,11 @@ impl Collection {
         self.agreeing(request.filter.is_some(), || {
             let (space, passing) = self.space_for(request)?;
             let points = passing.as_ref().map(|passing| &*passing.points);
-            let lost = |part: &crate::truth::SegmentRow| self.shared.read(|truth| upkeep::vectors_of_range(truth, part));
-            let found = search::search(&space, distance, &hnsw, request, &query, points, &lost)?;
+            let changed = Cell::new(false);
+            let found = search::search(&space, distance, &hnsw, request, &query, points, &|part| self.read_lost(part, &changed))?;
+            if changed.get() {
+                return Ok(None);
+            }
             let read = request.with_payload.wants_any() || request.with_vectors || request.with_version;
             if !read && !passing.is_some_and(|passing| passing.read_later) {
                 return Ok(Some(found.iter().map(|found| Hit::new(found.owner.id, found.score)).collect()));

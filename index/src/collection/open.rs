@@ -37,7 +37,7 @@ impl Collection {
         options: &StoreOptions,
         lock: Arc<FolderLock>,
     ) -> Result<Self> {
-        let header = truth.header()?;
+        let header = truth.header_in(folder)?;
         let (next_point, next_slot) = truth.next_numbers()?;
         let mut state = State::new(header.config.clone(), header.points.rows, header.operation);
         map_segments(folder, &truth, &header, &mut state, options.verify)?;
@@ -109,7 +109,7 @@ fn part_of(space: &mut Space, slot: Slot) -> Option<&mut Part> {
 
 fn lost(truth: &Truth, row: SegmentRow, reason: String) -> Result<Part> {
     let live = truth.count_vectors(&row.vector, row.first, row.last)?;
-    Ok(Part { row: Arc::new(row), body: Body::Lost(reason), live })
+    Ok(Part { row: Arc::new(row), body: Body::Lost(reason), live, died: BTreeSet::new() })
 }
 
 fn remove_strangers(folder: &Path, rows: &[SegmentRow]) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Reads that are more than a search by one vector: recommendation, groups, order by a payload key, facets, samples.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
-use super::{Collection, record, upkeep};
+use super::{Collection, record};
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Number, Scalar};
 use crate::id::PointId;
@@ -123,9 +124,9 @@ impl Collection {
         };
         self.agreeing(request.filter.is_some(), || {
             let (space, passing) = self.space_for(&request)?;
-            let lost = |part: &crate::truth::SegmentRow| self.shared.read(|truth| upkeep::vectors_of_range(truth, part));
-            let found = search::score_all(&space, &request, passing.as_ref().map(|passing| &*passing.points), &score, &lost)?;
-            self.hits(&found, &request)
+            let (changed, points) = (Cell::new(false), passing.as_ref().map(|passing| &*passing.points));
+            let found = search::score_all(&space, &request, points, &score, &|part| self.read_lost(part, &changed))?;
+            if changed.get() { Ok(None) } else { self.hits(&found, &request) }
         })
     }
 

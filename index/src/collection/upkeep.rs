@@ -1,5 +1,6 @@
 //! What keeps a collection in shape: compaction, waiting for the builder, and verification.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -7,12 +8,14 @@ use std::sync::atomic::Ordering;
 
 use super::Collection;
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::schedules;
 use crate::search::SearchRequest;
 use crate::segment::Row;
-use crate::state::Body;
+use crate::state::{Body, Part};
 use crate::store::{SnapshotManifest, snapshot};
 use crate::tail::Owner;
-use crate::truth::{SegmentRow, Slot, Truth};
+use crate::truth::Slot;
 
 /// Vectors that look for themselves in a verification, at most, of each name.
 const SELF_QUERIES: usize = 1000;
@@ -122,6 +125,21 @@ impl Collection {
         Ok(VerifyReport { points: truth.points, vectors })
     }
 
+    /// The living vectors of a part whose segment is lost, from the truth. `changed` is set if some of them died since the part
+    /// was looked at: what replaced them is not in the tail that was looked at with it.
+    pub(super) fn read_lost(&self, part: &Part, changed: &Cell<bool>) -> Result<Vec<(Owner, Vec<f32>)>> {
+        let (name, first, last) = (&part.row.vector, part.row.first, part.row.last);
+        let rows = self.shared.read(|truth| truth.vectors_between(name, first, last, usize::MAX >> 1))?;
+        // No slot is used again, so as many vectors are the same vectors.
+        let has_changed = rows.len() != part.live;
+        #[cfg(test)]
+        let has_changed = has_changed && !schedules::is_planted(schedules::Fault::BelievesWhatIsReadLater);
+        if has_changed {
+            changed.set(true);
+        }
+        Ok(rows.into_iter().map(|(row, id)| (Owner { id, point: row.point, slot: row.slot }, row.vector)).collect())
+    }
+
     /// Searches for some vectors by themselves; how many were tried, and how many came back.
     fn self_queries(&self, name: &str, slots: &[Slot]) -> Result<(usize, usize)> {
         let (mut tried, mut found) = (0, 0);
@@ -135,10 +153,4 @@ impl Collection {
         }
         Ok((tried, found))
     }
-}
-
-/// The living vectors of a segment's range, from the truth.
-pub(super) fn vectors_of_range(truth: &Truth, part: &SegmentRow) -> Result<Vec<(Owner, Vec<f32>)>> {
-    let rows = truth.vectors_between(&part.vector, part.first, part.last, usize::MAX >> 1)?;
-    Ok(rows.into_iter().map(|(row, id)| (Owner { id, point: row.point, slot: row.slot }, row.vector)).collect())
 }

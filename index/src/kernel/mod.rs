@@ -255,6 +255,62 @@ mod tests {
         }
     }
 
+    /// Memory that ends where no page follows: one byte further, and the process ends.
+    struct LastPage {
+        map: memmap2::MmapMut,
+        page: usize,
+    }
+
+    impl LastPage {
+        fn new() -> Self {
+            // SAFETY: a question to the system.
+            let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+            let map = memmap2::MmapMut::map_anon(2 * page).unwrap();
+            // SAFETY: the second page is the map's own, and nobody looks at it.
+            assert_eq!(unsafe { libc::mprotect(map.as_ptr().add(page).cast_mut().cast(), page, libc::PROT_NONE) }, 0);
+            Self { map, page }
+        }
+
+        /// The values at the very end of the first page.
+        fn put<T: Copy>(&mut self, values: &[T]) -> &[T] {
+            let from = self.page - size_of_val(values);
+            assert_eq!(from % align_of::<T>(), 0);
+            // SAFETY: the place is within the first page and aligned; the values are copied there before they are looked at, and
+            // the borrow keeps others away.
+            unsafe {
+                let place = self.map.as_mut_ptr().add(from).cast::<T>();
+                place.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                std::slice::from_raw_parts(place, values.len())
+            }
+        }
+    }
+
+    /// A sanitiser does not see every masked load; the end of the last page does.
+    #[test]
+    fn no_kernel_reads_past_the_end_of_a_row() {
+        let (mut left, mut right, mut third) = (LastPage::new(), LastPage::new(), LastPage::new());
+        for length in 0..130 {
+            let (a, b) = (floats(11, length), floats(12, length));
+            let halves: Vec<u16> = bytes(13, 2 * length).chunks(2).map(|x| (u16::from_le_bytes([x[0], x[1]]) & 0x83ff) | 0x3800).collect();
+            let expected = Kernel::Portable(portable::Portable).run(Floats(&a, &b, &halves));
+            let (a, b, halves) = (left.put(&a), right.put(&b), third.put(&halves));
+            for kernel in Kernel::all() {
+                let found = kernel.run(Floats(a, b, halves));
+                assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits), "{} on {length} numbers", kernel.name());
+            }
+        }
+        for length in 0..20 {
+            let (row, numbers) = (codes(14, length * BLOCK), query(&codes(15, 2 * length * BLOCK)));
+            let (row, of_row) = (blocks(&row), query(&row));
+            let run = |kernel: Kernel, a: &[Block], b: &[Block]| (kernel.run(Codes(a, b, &of_row)), kernel.run(Nibbles(a, &numbers)));
+            let expected = run(Kernel::Portable(portable::Portable), &row, &row);
+            let (a, b) = (left.put(&row), right.put(&row));
+            for kernel in Kernel::all() {
+                assert_eq!(run(kernel, a, b), expected, "{} on {length} blocks", kernel.name());
+            }
+        }
+    }
+
     struct Codes<'a>(&'a [Block], &'a [Block], &'a ByteQuery);
 
     impl Work for Codes<'_> {

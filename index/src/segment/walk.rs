@@ -703,3 +703,30 @@ const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
 const SAMPLED: usize = 1024;
 const SAMPLES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the plain way back from bytes; in memory that ends where the file's section does.
+    #[test]
+    fn links_of_every_width_are_read_as_they_were_stored() {
+        for width in 2..=4 {
+            let mask = u32::MAX >> (32 - 8 * width);
+            let lists: [Vec<Node>; 6] = [vec![], vec![0], vec![mask], (0..64).map(|n| mask - 997 * n).collect(), vec![], vec![1, mask, 0]];
+            let (mut starts, mut bytes) = (vec![0], Vec::new());
+            for list in &lists {
+                list.iter().for_each(|link| bytes.extend(&link.to_le_bytes()[..width]));
+                starts.push((bytes.len() / width) as u32);
+            }
+            bytes.extend([0; 4]);
+            let bytes = bytes.into_boxed_slice();
+            let links = Links { starts: &starts, bytes: &bytes, width, mask };
+            for (list, expected) in lists.iter().enumerate() {
+                let mut found = Vec::new();
+                links.each(list, |link| found.push(link));
+                assert_eq!(found, *expected, "list {list} in {width} bytes a link");
+            }
+        }
+    }
+}

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::CollectionConfig;
@@ -106,6 +107,9 @@ impl Tally {
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
     pub(crate) config: CollectionConfig,
+    /// The folder that the file lies in, from the first write on. Every write writes it, so that another collection's file, or
+    /// another's log put beside this one's file, is not taken for this collection's.
+    pub(crate) folder: Option<Uuid>,
     /// The last operation that was committed.
     pub(crate) operation: u64,
     /// The first number and the first slot that were never given out.
@@ -120,11 +124,22 @@ pub(crate) struct Header {
 impl Header {
     pub(crate) fn new(config: CollectionConfig) -> Self {
         let none = Tally::default();
-        Self { config, operation: 0, next_point: 1, next_slot: 1, points: none, vectors: none, tombstones: none, segments: none }
+        Self {
+            config,
+            folder: None,
+            operation: 0,
+            next_point: 1,
+            next_slot: 1,
+            points: none,
+            vectors: none,
+            tombstones: none,
+            segments: none,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut counts = vec![self.operation, u64::from(self.next_point), self.next_slot];
+        let (folder, rest) = self.folder.unwrap_or_default().as_u64_pair();
+        let mut counts = vec![folder, rest, self.operation, u64::from(self.next_point), self.next_slot];
         counts.extend([self.points, self.vectors, self.tombstones, self.segments].iter().flat_map(|tally| [tally.rows, tally.sum]));
         counts.iter().flat_map(|count| count.to_le_bytes()).collect()
     }
@@ -132,12 +147,13 @@ impl Header {
     fn decode(config: CollectionConfig, counts: &[u8]) -> Option<Self> {
         let (counts, rest) = counts.as_chunks::<8>();
         let counts: Vec<u64> = counts.iter().map(|count| u64::from_le_bytes(*count)).collect();
-        let [operation, next_point, next_slot, ref tallies @ ..] = counts[..] else { return None };
+        let [folder, folder_rest, operation, next_point, next_slot, ref tallies @ ..] = counts[..] else { return None };
+        let folder = Some(Uuid::from_u64_pair(folder, folder_rest)).filter(|folder| !folder.is_nil());
         let (tallies, more) = tallies.as_chunks::<2>();
         let [points, vectors, tombstones, segments] = tallies.first_chunk::<4>()?.map(|[rows, sum]| Tally { rows, sum });
         let whole = tallies.len() == 4 && more.is_empty() && rest.is_empty();
         let next_point = PointNumber::try_from(next_point).ok()?;
-        whole.then_some(Self { config, operation, next_point, next_slot, points, vectors, tombstones, segments })
+        whole.then_some(Self { config, folder, operation, next_point, next_slot, points, vectors, tombstones, segments })
     }
 }
 
@@ -211,6 +227,17 @@ impl Truth {
             return Err(self.damaged("the checksum of the collection's own row is wrong"));
         }
         Ok(content)
+    }
+
+    /// The header, which must be of the collection in `folder`; one that was never written to becomes so.
+    pub(crate) fn header_in(&self, folder: &Path) -> Result<Header> {
+        let mut header = self.header()?;
+        let own = folder.file_name().and_then(|name| name.to_str()).and_then(|name| Uuid::try_parse(name).ok());
+        if let Some(other) = header.folder.filter(|other| Some(*other) != own) {
+            return Err(self.damaged(format!("it, or its log, is of collection {other}")));
+        }
+        header.folder = own;
+        Ok(header)
     }
 
     /// Writes all of a header but the configuration.
@@ -436,12 +463,12 @@ impl Truth {
         Ok(rows.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// Makes of the file one that has no segments, and so no tombstones.
+    /// Makes of the file one that has no segments, and so no tombstones, and that lies nowhere yet.
     pub(crate) fn forget_segments(&self) -> Result<()> {
         self.transaction(|truth| {
             let mut header = truth.header()?;
             truth.run(|connection| connection.execute_batch("DELETE FROM segment; DELETE FROM tombstone;"))?;
-            (header.segments, header.tombstones) = Default::default();
+            (header.segments, header.tombstones, header.folder) = Default::default();
             truth.put_header(&header)
         })?;
         self.0.checkpoint()

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use super::Change;
 use super::apply::Group;
 use crate::error::Result;
+#[cfg(test)]
+use crate::schedules;
 use crate::segment::Segment;
 use crate::state::{Part, State};
 use crate::truth::{SegmentRow, Slot};
@@ -66,7 +68,7 @@ impl Install {
             .map(|part| part.row.file.clone())
             .collect();
         #[cfg(test)]
-        let dead = if crate::schedules::forgets_kills() { &[] } else { dead };
+        let dead = if schedules::is_planted(schedules::Fault::ForgetsKills) { &[] } else { dead };
         let part = segment.map(|(row, segment)| {
             let mut part = Part::new(row, segment);
             dead.iter().for_each(|slot| part.kill(*slot));
