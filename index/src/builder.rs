@@ -23,6 +23,8 @@ use crate::writer::{Install, Jobs, Write};
 
 /// Vectors in the tail that a search may have to scan, once there are segments. A scan of so many costs about as much as a walk.
 const LONGEST_TAIL: usize = 1000;
+/// The same in bytes of vectors where much is loaded and a compaction follows: what is built before is built twice.
+const LONGEST_TAIL_WHILE_LOADING: usize = 1 << 30;
 /// A segment is built anew when one in so many of its vectors died.
 const DEAD_SHARE: usize = 5;
 /// Neighbouring segments are merged when there are so many of about one size.
@@ -39,6 +41,8 @@ pub(crate) struct Thread {
     pub(crate) folder: PathBuf,
     pub(crate) jobs: Jobs,
     pub(crate) threads: usize,
+    /// [`StoreOptions::bulk_load`](crate::StoreOptions::bulk_load).
+    pub(crate) bulk_load: bool,
 }
 
 /// A range of a vector's slots that deserves a segment.
@@ -138,7 +142,10 @@ impl Thread {
 
     fn next_task(&self) -> Option<Task> {
         let state = self.shared.state();
-        state.spaces.iter().find_map(|(name, space)| next_task(name, space, &state.config.hnsw))
+        state.spaces.iter().find_map(|(name, space)| {
+            let loaded = LONGEST_TAIL_WHILE_LOADING / (4 * state.config.vectors[name].size);
+            next_task(name, space, &state.config.hnsw, if self.bulk_load { loaded } else { 0 })
+        })
     }
 
     /// As [`Self::build`], on a thread that leaves the processors to searches and writes where they want them.
@@ -268,7 +275,8 @@ fn last_slot(space: &Space) -> Option<Slot> {
     of_segments.max(space.tail.last_slot())
 }
 
-fn next_task(name: &str, space: &Space, hnsw: &HnswParams) -> Option<Task> {
+/// `at_least`: vectors of the tail that are left there in any case.
+fn next_task(name: &str, space: &Space, hnsw: &HnswParams, at_least: usize) -> Option<Task> {
     let task = |first, last| Some(Task { vector: name.to_owned(), first, last });
     // After a failure, wait for a collection that has changed a good deal.
     if let Some((_, at)) = &space.failure
@@ -286,7 +294,7 @@ fn next_task(name: &str, space: &Space, hnsw: &HnswParams) -> Option<Task> {
         }
     }
     let longest = if space.segments.is_empty() { hnsw.full_scan_threshold } else { LONGEST_TAIL.min(hnsw.full_scan_threshold) };
-    if space.tail.live() > longest {
+    if space.tail.live() > longest.max(at_least) {
         let first = space.segments.last().map_or(0, |part| part.row.last + 1);
         return task(first, space.tail.last_slot()?);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use moco_index::{
     Ack, Collection, CollectionConfig, Condition, Distance, Filter, HnswParams, KeyPath, Operation, Payload, PayloadSchema, Point, PointId,
-    SearchRequest, Selector, Store, VectorParams,
+    SearchRequest, Selector, Store, StoreOptions, VectorParams,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -338,4 +338,20 @@ fn a_snapshot_taken_under_load_holds_a_prefix_of_the_acknowledged_writes() {
         assert!(error.to_string().contains(bad.to_str().unwrap()), "{error}");
         assert!(store.collection("bad").is_err());
     }
+}
+
+#[test]
+fn what_is_loaded_in_bulk_is_built_once_by_the_compaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_with(folder.path(), &StoreOptions::default().bulk_load(true)).unwrap();
+    let collection = store.create_collection("c", config(Distance::Cosine)).unwrap();
+    for first in (0..3000).step_by(500) {
+        collection.upsert((first..first + 500).map(point).collect()).unwrap();
+    }
+    collection.wait_until_built();
+    assert_eq!(collection.info().vectors[""].segments.len(), 0);
+    assert_eq!(compare(&collection, None).1, 1.0, "without a graph every vector is compared");
+    collection.compact().unwrap();
+    assert_eq!(collection.info().vectors[""].segments.len(), 1);
+    assert!(compare(&collection, None).1 > 0.95);
 }

@@ -61,8 +61,13 @@ impl Collection {
             let thread = thread::Builder::new().name(name.to_owned());
             thread.spawn(work).map_err(|source| Error::Thread { path: path.clone(), source: Arc::new(source) })
         };
-        let builder =
-            builder::Thread { shared: Arc::clone(&shared), folder: folder.to_owned(), jobs: jobs.clone(), threads: options.build_threads };
+        let builder = builder::Thread {
+            shared: Arc::clone(&shared),
+            folder: folder.to_owned(),
+            jobs: jobs.clone(),
+            threads: options.build_threads,
+            bulk_load: options.bulk_load,
+        };
         let builder = spawn("moco-builder", Box::new(move || builder.run(&poked)))?;
         let writer = spawn("moco-writer", Box::new(move || writer.run()))?;
         shared.poke_builder();

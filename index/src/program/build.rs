@@ -246,7 +246,7 @@ pub(crate) fn run(arguments: &Build, stop: &Stop) -> Result<()> {
         Some(name) => name.clone(),
         None => arguments.vectors.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
     };
-    let store: Store = folder::open_or_make(&arguments.out)?;
+    let store: Store = folder::open_or_make(&arguments.out, !arguments.keep_segments)?;
     let target = Target::create(&store, &name, config)?;
     let start = Instant::now();
     let total = points.len() as u64;

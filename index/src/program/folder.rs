@@ -31,8 +31,9 @@ fn options() -> StoreOptions {
     StoreOptions::default().build_threads(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Opens a data folder, or makes one where there is nothing. A folder of something else is left alone.
-pub(crate) fn open_or_make(folder: &Path) -> Result<Store> {
+/// Opens a data folder, or makes one where there is nothing. A folder of something else is left alone. `bulk_load`: a compaction
+/// follows what is written.
+pub(crate) fn open_or_make(folder: &Path, bulk_load: bool) -> Result<Store> {
     if folder.is_dir() && !folder.join(CATALOGUE).exists() {
         let entries =
             std::fs::read_dir(folder).map_err(|source| anyhow::Error::new(source).context(format!("cannot read {}", folder.display())))?;
@@ -43,7 +44,7 @@ pub(crate) fn open_or_make(folder: &Path) -> Result<Store> {
             return Err(usage(format!("{folder} is no data folder of this program: it holds {other}; name a new or an empty one")));
         }
     }
-    Ok(Store::open_with(folder, &options())?)
+    Ok(Store::open_with(folder, &options().bulk_load(bulk_load))?)
 }
 
 /// The collection of that name; without a name, the only one.

@@ -74,7 +74,7 @@ fn into_collection(
     total: Option<u64>,
     stop: &Stop,
 ) -> Result<()> {
-    let store: Store = folder::open_or_make(&arguments.folder)?;
+    let store: Store = folder::open_or_make(&arguments.folder, false)?;
     let name = &arguments.collection;
     let target = if store.collections().contains(name) {
         if arguments.kind.is_fixed() {
@@ -102,7 +102,7 @@ fn from_qdrant(arguments: &Import, qdrant: &QdrantCollection, stop: &Stop) -> Re
         shapes.iter().map(|(name, shape)| (name.clone(), arguments.kind.with_codes(VectorParams::new(shape.size, shape.distance))));
     let config = arguments.kind.config_of(params.collect())?;
     let numbers: usize = shapes.values().map(|shape| shape.size).sum();
-    let store: Store = folder::open_or_make(&arguments.folder)?;
+    let store: Store = folder::open_or_make(&arguments.folder, false)?;
     let target = Target::create(&store, &arguments.collection, config)?;
     let written = target.fill(|target| target.write(qdrant.points(numbers), count, stop))?;
     let (name, place) = (&arguments.collection, format!("`{}` of {}", qdrant.name, qdrant.host()));

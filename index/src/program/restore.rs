@@ -22,7 +22,7 @@ pub(crate) struct Restore {
 pub(crate) fn run(arguments: &Restore) -> Result<()> {
     // Before a data folder is made for nothing.
     std::fs::File::open(&arguments.file).with_context(|| format!("cannot read {}", arguments.file.display()))?;
-    let store = folder::open_or_make(&arguments.out)?;
+    let store = folder::open_or_make(&arguments.out, false)?;
     let collection = store.restore(&arguments.file, &arguments.collection)?;
     say(format_args!("collection `{}`: {} points, every checksum right", arguments.collection, collection.count()))
 }

@@ -42,12 +42,19 @@ pub struct StoreOptions {
     synchronous: Synchronous,
     pub(crate) build_threads: usize,
     pub(crate) verify: Verify,
+    pub(crate) bulk_load: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { checkpoint_bytes: 16 << 20, synchronous: Synchronous::Full, build_threads: cores.div_ceil(2), verify: Verify::default() }
+        Self {
+            checkpoint_bytes: 16 << 20,
+            synchronous: Synchronous::Full,
+            build_threads: cores.div_ceil(2),
+            verify: Verify::default(),
+            bulk_load: false,
+        }
     }
 }
 
@@ -64,6 +71,14 @@ impl StoreOptions {
     #[must_use]
     pub fn build_threads(mut self, threads: usize) -> Self {
         self.build_threads = threads.max(1);
+        self
+    }
+
+    /// Much is written now, and then [`compact`](crate::Collection::compact)ed: no segment is built before a gibibyte of vectors waits
+    /// for one. Searches compare with all that waits.
+    #[must_use]
+    pub fn bulk_load(mut self, bulk_load: bool) -> Self {
+        self.bulk_load = bulk_load;
         self
     }
 
