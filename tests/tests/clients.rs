@@ -211,7 +211,7 @@ fn an_unnamed_cosine_vector_goes_to_the_server_and_back() {
     let server = Server::start();
     let index = |words: &str| succeed(Command::new(program("moco-index")).current_dir(server.folder.path()).args(words.split_whitespace()));
     let there = format!("--qdrant {} --qdrant-collection copy", server.url);
-    let line = |i: u32| format!(r#"{{"id":{i},"vector":[{}.5,1.0,-2.0],"payload":{{}}}}"#, i);
+    let line = |i: u32| format!(r#"{{"id":{i},"vector":[{i}.5,1.0,-2.0],"payload":{{}}}}"#);
     fs::write(server.folder.path().join("in.jsonl"), (0..50).map(line).collect::<Vec<_>>().join("\n")).unwrap();
     index("import source --collection c --jsonl in.jsonl");
     let said = index(&format!("export source {there}"));
