@@ -130,10 +130,10 @@ impl<'de> Deserialize<'de> for PayloadSelect {
             Value::Object(fields) if fields.len() == 1 => match fields.into_iter().next() {
                 Some((key, list)) if key == "include" => Ok(Self::Include(paths(list)?)),
                 Some((key, list)) if key == "exclude" => Ok(Self::Exclude(paths(list)?)),
-                _ => Err(de::Error::custom("a payload is selected by `include` or `exclude`")),
+                _ => Err(de::Error::custom("`with_payload` has `include` or `exclude`")),
             },
-            Value::Object(_) => Err(de::Error::custom("a payload is selected by either `include` or `exclude`")),
-            _ => Err(de::Error::custom("a payload is selected by true, false, a list of paths, or an object with `include` or `exclude`")),
+            Value::Object(_) => Err(de::Error::custom("`with_payload` has either `include` or `exclude`")),
+            _ => Err(de::Error::custom("`with_payload` is true, false, a list of paths, or an object with `include` or `exclude`")),
         }
     }
 }

@@ -365,7 +365,7 @@ fn broken_requests_are_told_what_is_wrong_with_them() {
         ("query", json!({"query": 77}), 404, "No point with id 77 found"),
         ("query", json!({"query": "cats"}), 400, "no UUID"),
         ("query", json!({"query": good, "with_payload": "all"}), 400, "with_payload"),
-        ("query", json!({"query": good, "with_payload": ["a..b"]}), 400, "a part is empty"),
+        ("query", json!({"query": good, "with_payload": ["a..b"]}), 400, "`a..b` is no path into a payload: a key is missing"),
         ("scroll", json!({"limit": 0}), 422, "limit: value 0 invalid"),
         ("delete", json!({}), 400, "`points` is missing"),
         ("query?consistency=all&speed=9", json!({"query": good}), 400, "speed"),
