@@ -14,7 +14,9 @@
 //! the data folder is what keeps others out.
 
 mod bits;
+mod compare;
 mod format;
+mod links;
 mod open;
 mod scan;
 mod walk;

@@ -9,13 +9,14 @@
 
 use std::cell::RefCell;
 
+use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
+use super::links::Links;
 use super::scan::nearness;
 use super::{Bits, FURTHER, Row, Scored, Segment, rank};
 use crate::build::{MOST_LINKS, Node};
-use crate::codes::{Codes, Factors, Query};
-use crate::distance::Distance;
-use crate::kernel::{BLOCK, Block, Isa, Kernel, Work};
+use crate::codes::{Codes, Query};
+use crate::kernel::{Isa, Kernel, Work};
 
 /// Rows asked for ahead of the one being compared, and cache lines of each.
 const AHEAD: usize = 8;
@@ -57,163 +58,6 @@ fn key(nearness: f32, node: Node) -> u64 {
 #[inline(always)]
 fn node_of(key: u64) -> Node {
     key as u32 >> 1
-}
-
-/// How near a node is to the query, by whatever the segment keeps for that.
-trait Compare: Copy {
-    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32;
-    fn prefetch<I: Isa>(self, isa: I, node: Node);
-}
-
-/// Codes of all nodes, `blocks` each.
-#[derive(Clone, Copy)]
-struct Coded<'a> {
-    codes: &'a [Block],
-    blocks: usize,
-    factors: &'a [Factors],
-    query: &'a Query,
-}
-
-impl Coded<'_> {
-    #[inline(always)]
-    fn row(&self, node: Node) -> (&[Block], Factors) {
-        let node = node as usize;
-        debug_assert!(node < self.factors.len());
-        // SAFETY: opening checked that every link is below the number of nodes, and that there is a code and there are
-        // factors for each node.
-        unsafe { (self.codes.get_unchecked(node * self.blocks..(node + 1) * self.blocks), *self.factors.get_unchecked(node)) }
-    }
-
-    #[inline(always)]
-    fn fetch<I: Isa>(&self, isa: I, node: Node) {
-        isa.prefetch(self.row(node).0, self.blocks.min(LINES));
-    }
-}
-
-#[derive(Clone, Copy)]
-struct ByInt8<'a>(Coded<'a>);
-
-impl Compare for ByInt8<'_> {
-    #[inline(always)]
-    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
-        let (code, factors) = self.0.row(node);
-        isa.dot_i8(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
-    }
-
-    #[inline(always)]
-    fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        self.0.fetch(isa, node);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct ByInt4<'a>(Coded<'a>);
-
-impl Compare for ByInt4<'_> {
-    #[inline(always)]
-    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
-        let (code, factors) = self.0.row(node);
-        isa.dot_i4(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
-    }
-
-    #[inline(always)]
-    fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        self.0.fetch(isa, node);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct ByF16<'a>(Coded<'a>);
-
-impl Compare for ByF16<'_> {
-    #[inline(always)]
-    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
-        let (code, factors) = self.0.row(node);
-        let floats = &self.0.query.floats;
-        debug_assert!(2 * floats.len() <= code.len() * BLOCK);
-        // SAFETY: a block may be read as half floats, and the blocks of a row hold one for each dimension of the query.
-        let halves = unsafe { std::slice::from_raw_parts(code.as_ptr().cast::<u16>(), floats.len()) };
-        isa.dot_f16(floats, halves) + factors.bias
-    }
-
-    #[inline(always)]
-    fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        self.0.fetch(isa, node);
-    }
-}
-
-/// By the full rows.
-#[derive(Clone, Copy)]
-struct ByF32<'a> {
-    vectors: &'a [f32],
-    node_rows: &'a [u32],
-    distance: Distance,
-    query: &'a [f32],
-}
-
-impl ByF32<'_> {
-    #[inline(always)]
-    fn row(&self, node: Node) -> &[f32] {
-        debug_assert!((node as usize) < self.node_rows.len());
-        let size = self.query.len();
-        // SAFETY: opening checked that every link is below the number of nodes, and the row of every node below that of rows.
-        unsafe {
-            let row = (self.node_rows.get_unchecked(node as usize) & !FURTHER) as usize;
-            self.vectors.get_unchecked(row * size..(row + 1) * size)
-        }
-    }
-}
-
-impl Compare for ByF32<'_> {
-    #[inline(always)]
-    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
-        match self.distance {
-            Distance::Cosine | Distance::Dot => isa.dot(self.row(node), self.query),
-            Distance::Euclid | Distance::Manhattan => -isa.squared_euclid(self.row(node), self.query),
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        isa.prefetch(self.row(node), (4 * self.query.len()).div_ceil(BLOCK).min(LINES));
-    }
-}
-
-/// The links of all layers, as they are stored.
-#[derive(Clone, Copy)]
-struct Links<'a> {
-    starts: &'a [u32],
-    bytes: &'a [u8],
-    width: usize,
-    /// Keeps the bytes of one link out of four.
-    mask: u32,
-}
-
-impl<'a> Links<'a> {
-    fn of(segment: &'a Segment) -> Self {
-        let width = segment.header.link_width;
-        Self { starts: segment.section(Kind::Starts), bytes: segment.section(Kind::Links), width, mask: u32::MAX >> (32 - 8 * width) }
-    }
-
-    /// Calls `see` with each link in list `list`: a node's place in its layer, after all places of the layers before.
-    #[inline(always)]
-    fn each(&self, list: usize, mut see: impl FnMut(Node)) {
-        debug_assert!(list + 1 < self.starts.len());
-        // SAFETY: opening checked that there is a start for each node on each layer and one more, and that none is past the
-        // links; behind the last link are four more bytes.
-        unsafe {
-            let (start, end) = (*self.starts.get_unchecked(list) as usize, *self.starts.get_unchecked(list + 1) as usize);
-            for i in start..end {
-                see(self.bytes.as_ptr().add(i * self.width).cast::<u32>().read_unaligned() & self.mask);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch<I: Isa>(&self, isa: I, list: usize) {
-        let start = self.starts[list] as usize * self.width;
-        isa.prefetch(&self.bytes[start..], 2);
-    }
 }
 
 /// Nodes found, the nearest first; or more codes were compared than the budget allows.
@@ -464,9 +308,8 @@ impl<I: Isa> Steps<'_, I> {
                 looked_at += 1;
                 let node = row_nodes[row as usize];
                 // Rows with one vector have one node.
-                if node != NO_NODE && stamps[node as usize] != *stamp {
-                    stamps[node as usize] = *stamp;
-                    fresh.push(node);
+                if node != NO_NODE {
+                    greet(node, stamps, *stamp, fresh);
                 }
             }
             self.compare_all(compare, fresh, &mut keep);
@@ -571,14 +414,10 @@ impl<I: Isa> Steps<'_, I> {
         let (mut links, mut found) = (0, 0);
         self.links.each(from as usize, |node| {
             links += 1;
-            let met = stamps[node as usize] == stamp;
             if accepted.has(node) {
                 found += 1;
-                if !met {
-                    stamps[node as usize] = stamp;
-                    fresh.push(node);
-                }
-            } else if !met {
+                greet(node, stamps, stamp, fresh);
+            } else if stamps[node as usize] != stamp {
                 bridges.push(node);
             }
         });
@@ -596,13 +435,9 @@ impl<I: Isa> Steps<'_, I> {
             // What it leads to is met now, by whichever node comes to it first.
             stamps[*bridge as usize] = stamp;
             self.links.each(*bridge as usize, |node| {
-                let met = stamps[node as usize] == stamp;
                 if accepted.has(node) {
                     found += 1;
-                    if !met {
-                        stamps[node as usize] = stamp;
-                        fresh.push(node);
-                    }
+                    greet(node, stamps, stamp, fresh);
                 }
             });
         }
@@ -684,6 +519,15 @@ impl<I: Isa> Steps<'_, I> {
     }
 }
 
+/// Puts a node that was not met before into `fresh`.
+#[inline(always)]
+fn greet(node: Node, stamps: &mut [u8], stamp: u8, fresh: &mut Vec<Node>) {
+    if stamps[node as usize] != stamp {
+        stamps[node as usize] = stamp;
+        fresh.push(node);
+    }
+}
+
 /// Puts a node into a pool of the `ef` nearest, the nearest first. Where it is now; `None` if it is too far.
 #[inline(always)]
 fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
@@ -703,30 +547,3 @@ const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
 const SAMPLED: usize = 1024;
 const SAMPLES: usize = 8;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Against the plain way back from bytes; in memory that ends where the file's section does.
-    #[test]
-    fn links_of_every_width_are_read_as_they_were_stored() {
-        for width in 2..=4 {
-            let mask = u32::MAX >> (32 - 8 * width);
-            let lists: [Vec<Node>; 6] = [vec![], vec![0], vec![mask], (0..64).map(|n| mask - 997 * n).collect(), vec![], vec![1, mask, 0]];
-            let (mut starts, mut bytes) = (vec![0], Vec::new());
-            for list in &lists {
-                list.iter().for_each(|link| bytes.extend(&link.to_le_bytes()[..width]));
-                starts.push((bytes.len() / width) as u32);
-            }
-            bytes.extend([0; 4]);
-            let bytes = bytes.into_boxed_slice();
-            let links = Links { starts: &starts, bytes: &bytes, width, mask };
-            for (list, expected) in lists.iter().enumerate() {
-                let mut found = Vec::new();
-                links.each(list, |link| found.push(link));
-                assert_eq!(found, *expected, "list {list} in {width} bytes a link");
-            }
-        }
-    }
-}

@@ -1,0 +1,130 @@
+//! How near a node is to a query, by each width of codes and by full rows.
+
+use super::FURTHER;
+use crate::build::Node;
+use crate::codes::{Factors, Query};
+use crate::distance::Distance;
+use crate::kernel::{BLOCK, Block, Isa};
+
+/// Cache lines that are asked for of a row.
+const LINES: usize = 8;
+
+/// How near a node is to the query, by whatever the segment keeps for that.
+pub(super) trait Compare: Copy {
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32;
+    fn prefetch<I: Isa>(self, isa: I, node: Node);
+}
+
+/// Codes of all nodes, `blocks` each.
+#[derive(Clone, Copy)]
+pub(super) struct Coded<'a> {
+    pub(super) codes: &'a [Block],
+    pub(super) blocks: usize,
+    pub(super) factors: &'a [Factors],
+    pub(super) query: &'a Query,
+}
+
+impl Coded<'_> {
+    #[inline(always)]
+    fn row(&self, node: Node) -> (&[Block], Factors) {
+        let node = node as usize;
+        debug_assert!(node < self.factors.len());
+        // SAFETY: opening checked that every link is below the number of nodes, and that there is a code and there are
+        // factors for each node.
+        unsafe { (self.codes.get_unchecked(node * self.blocks..(node + 1) * self.blocks), *self.factors.get_unchecked(node)) }
+    }
+
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, isa: I, node: Node) {
+        isa.prefetch(self.row(node).0, self.blocks.min(LINES));
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct ByInt8<'a>(pub(super) Coded<'a>);
+
+impl Compare for ByInt8<'_> {
+    #[inline(always)]
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let (code, factors) = self.0.row(node);
+        isa.dot_i8(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    #[inline(always)]
+    fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        self.0.fetch(isa, node);
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct ByInt4<'a>(pub(super) Coded<'a>);
+
+impl Compare for ByInt4<'_> {
+    #[inline(always)]
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let (code, factors) = self.0.row(node);
+        isa.dot_i4(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    #[inline(always)]
+    fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        self.0.fetch(isa, node);
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct ByF16<'a>(pub(super) Coded<'a>);
+
+impl Compare for ByF16<'_> {
+    #[inline(always)]
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let (code, factors) = self.0.row(node);
+        let floats = &self.0.query.floats;
+        debug_assert!(2 * floats.len() <= code.len() * BLOCK);
+        // SAFETY: a block may be read as half floats, and the blocks of a row hold one for each dimension of the query.
+        let halves = unsafe { std::slice::from_raw_parts(code.as_ptr().cast::<u16>(), floats.len()) };
+        isa.dot_f16(floats, halves) + factors.bias
+    }
+
+    #[inline(always)]
+    fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        self.0.fetch(isa, node);
+    }
+}
+
+/// By the full rows.
+#[derive(Clone, Copy)]
+pub(super) struct ByF32<'a> {
+    pub(super) vectors: &'a [f32],
+    pub(super) node_rows: &'a [u32],
+    pub(super) distance: Distance,
+    pub(super) query: &'a [f32],
+}
+
+impl ByF32<'_> {
+    #[inline(always)]
+    fn row(&self, node: Node) -> &[f32] {
+        debug_assert!((node as usize) < self.node_rows.len());
+        let size = self.query.len();
+        // SAFETY: opening checked that every link is below the number of nodes, and the row of every node below that of rows.
+        unsafe {
+            let row = (self.node_rows.get_unchecked(node as usize) & !FURTHER) as usize;
+            self.vectors.get_unchecked(row * size..(row + 1) * size)
+        }
+    }
+}
+
+impl Compare for ByF32<'_> {
+    #[inline(always)]
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        match self.distance {
+            Distance::Cosine | Distance::Dot => isa.dot(self.row(node), self.query),
+            Distance::Euclid | Distance::Manhattan => -isa.squared_euclid(self.row(node), self.query),
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        isa.prefetch(self.row(node), (4 * self.query.len()).div_ceil(BLOCK).min(LINES));
+    }
+}
