@@ -8,10 +8,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::background;
 use crate::collection::{SEGMENT_SUFFIX, Shared};
 use crate::config::{HnswParams, VectorParams};
 use crate::error::{Error, Result};
@@ -31,8 +31,6 @@ const DEAD_SHARE: usize = 5;
 const MERGED: usize = 4;
 /// From so many times the longest tail on, the builder takes all the processor time it can get.
 const FAR_BEHIND: usize = 8;
-/// How long a replaced segment is held for the searches that still read it.
-const LONGEST_SEARCH: Duration = Duration::from_secs(1);
 /// Vectors read at a time.
 const CHUNK: usize = 10_000;
 
@@ -108,9 +106,14 @@ impl Thread {
             (replaced.collect::<Vec<_>>(), !asked && !space.segments.is_empty() && space.tail.live() <= FAR_BEHIND * LONGEST_TAIL)
         };
         self.shared.maintain(|maintenance| maintenance.building = Some(vector.clone()));
-        let outcome = if can_wait { self.build_in_the_background(task) } else { self.build(task) };
+        let outcome = if can_wait {
+            let thread = |source| Error::Thread { path: self.shared.path.clone(), source: Arc::new(source) };
+            background::run("moco-builder", || self.build(task)).map_err(thread).flatten()
+        } else {
+            self.build(task)
+        };
         if matches!(outcome, Ok(true)) {
-            retire(replaced);
+            background::retire(replaced);
         }
         self.shared.maintain(|maintenance| {
             maintenance.building = None;
@@ -145,25 +148,6 @@ impl Thread {
         state.spaces.iter().find_map(|(name, space)| {
             let loaded = LONGEST_TAIL_WHILE_LOADING / (4 * state.config.vectors[name].size);
             next_task(name, space, &state.config.hnsw, if self.bulk_load { loaded } else { 0 })
-        })
-    }
-
-    /// As [`Self::build`], on a thread that leaves the processors to searches and writes where they want them.
-    fn build_in_the_background(&self, task: Task) -> Result<bool> {
-        // A schedule explorer has no threads of another priority.
-        if cfg!(test) {
-            return self.build(task);
-        }
-        std::thread::scope(|scope| {
-            // A thread of its own: without a privilege, a priority that was lowered cannot be raised again.
-            let thread = std::thread::Builder::new().name("moco-builder".to_owned()).spawn_scoped(scope, || {
-                lower_priority();
-                self.build(task)
-            });
-            match thread {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(source) => Err(Error::Thread { path: self.shared.path.clone(), source: Arc::new(source) }),
-            }
         })
     }
 
@@ -229,32 +213,6 @@ impl Thread {
             }
         }
         Ok(input)
-    }
-}
-
-/// Gives back the memory of segments that were replaced, here and not in the search that is the last to read them: to unmap
-/// a file takes milliseconds.
-fn retire(replaced: Vec<Arc<Segment>>) {
-    // The schedules of an explorer have no clock.
-    if cfg!(test) {
-        return;
-    }
-    let deadline = Instant::now() + LONGEST_SEARCH;
-    for segment in replaced {
-        while Arc::strong_count(&segment) > 1 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-/// The calling thread, and those it starts, get a tenth of a processor that others want too. Elsewhere than on Linux, where
-/// priorities are not of threads, they stay equals.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    {
-        const NICE: libc::c_int = 10;
-        // SAFETY: plain numbers; 0 is the calling thread. It cannot fail for a thread of our own, and if it did, would cost speed only.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     }
 }
 

@@ -16,6 +16,7 @@
 //!
 //! The calls are synchronous, take `&self`, and block: an asynchronous program calls them from threads made for that.
 
+mod background;
 mod build;
 mod builder;
 mod codes;

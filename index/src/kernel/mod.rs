@@ -96,6 +96,18 @@ pub(crate) trait Isa: Copy + Send + Sync {
 /// Codes that are multiplied at once by [`Isa::tile`].
 pub(crate) const LANES: usize = 16;
 
+/// What [`Isa::tile`] was given: blocks of a row, and groups of columns. `None` without rows.
+///
+/// # Panics
+/// If rows, sums or products are not as many as they must be.
+#[inline(always)]
+fn tile_shape(rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &[[i32; LANES]]) -> Option<(usize, usize)> {
+    let blocks = rows.first()?.len();
+    let groups = columns.len() / (blocks * LANES);
+    assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+    Some((blocks, groups))
+}
+
 /// What turns a product with a code into a distance.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {

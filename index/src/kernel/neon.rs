@@ -4,7 +4,7 @@
 use std::arch::aarch64::*;
 
 use super::portable::f16_to_f32;
-use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work};
+use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work, tile_shape};
 
 /// Proof that the processor has NEON.
 #[derive(Clone, Copy, Debug)]
@@ -153,9 +153,7 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
-        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
-        let groups = columns.len() / (blocks * LANES);
-        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        let Some((blocks, groups)) = tile_shape(rows, sums, columns, products) else { return };
         for (group, columns) in columns.chunks_exact(blocks * LANES).enumerate() {
             for (i, row) in rows.iter().enumerate() {
                 let products = &mut products[i * groups + group];

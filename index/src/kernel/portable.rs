@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: the oracle of the others, and what a processor without them runs.
 
-use super::{Block, ByteQuery, Column, Columns, Isa, LANES, fold};
+use super::{Block, ByteQuery, Column, Columns, Isa, LANES, fold, tile_shape};
 use crate::distance;
 
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,7 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
-        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
-        let groups = columns.len() / (blocks * LANES);
+        let Some((blocks, groups)) = tile_shape(rows, sums, columns, products) else { return };
         for ((row, sum), products) in rows.iter().zip(sums).zip(products.chunks_exact_mut(groups)) {
             for (group, products) in columns.chunks_exact(blocks * LANES).zip(products) {
                 *products = [-128 * sum; LANES];

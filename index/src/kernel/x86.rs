@@ -7,7 +7,7 @@ use std::arch::is_x86_feature_detected;
 #[allow(clippy::wildcard_imports, reason = "dozens of intrinsics, each with its own prefix")]
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work};
+use super::{BLOCK, Block, ByteQuery, Column, Columns, Isa, LANES, Work, tile_shape};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -274,9 +274,7 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
-        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
-        let groups = columns.len() / (blocks * LANES);
-        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        let Some((blocks, groups)) = tile_shape(rows, sums, columns, products) else { return };
         // SAFETY: the proof of the instructions is `self`; each step reads 16 × `blocks` blocks of each of its groups and
         // `blocks` of each of its rows, and writes the products of the two, all of which the line above found to be there.
         unsafe {
@@ -459,9 +457,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn tile(self, rows: &[&[Block]], sums: &[i32], columns: &[Block], products: &mut [[i32; LANES]]) {
-        let Some(blocks) = rows.first().map(|row| row.len()) else { return };
-        let groups = columns.len() / (blocks * LANES);
-        assert!(rows.len() == sums.len() && rows.iter().all(|row| row.len() == blocks) && products.len() >= rows.len() * groups);
+        let Some((blocks, groups)) = tile_shape(rows, sums, columns, products) else { return };
         for (group, columns) in columns.chunks_exact(blocks * LANES).enumerate() {
             for (i, row) in rows.iter().enumerate() {
                 let products = &mut products[i * groups + group];

@@ -307,30 +307,4 @@ mod tests {
             let _any = decode(&bytes, random.random_range(0..64));
         }
     }
-
-    #[test]
-    #[ignore = "measures"]
-    fn how_long_a_vector_takes() {
-        let mut random = ChaCha8Rng::seed_from_u64(4);
-        for size in [128, 512, 2048] {
-            let vectors: Vec<Vec<f32>> = (0..200).map(|_| (0..size).map(|_| normal(&mut random)).collect()).collect();
-            let coded: Vec<Vec<u8>> = vectors.iter().map(|vector| round_trip(vector)).collect();
-            let mut times: [Vec<std::time::Duration>; 2] = Default::default();
-            let mut out = Vec::new();
-            for _ in 0..15 {
-                let start = std::time::Instant::now();
-                for vector in &vectors {
-                    out.clear();
-                    encode(std::hint::black_box(vector), &mut out);
-                }
-                times[0].push(start.elapsed() / 200);
-                let start = std::time::Instant::now();
-                coded.iter().for_each(|bytes| drop(std::hint::black_box(decode(bytes, size))));
-                times[1].push(start.elapsed() / 200);
-            }
-            times.iter_mut().for_each(|times| times.sort_unstable());
-            let bytes = coded.iter().map(Vec::len).sum::<usize>() as f64 / 200.0;
-            println!("{size}: {:.3} of raw, {:?} to encode, {:?} to decode", bytes / (4 * size) as f64, times[0][7], times[1][7]);
-        }
-    }
 }

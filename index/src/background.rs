@@ -1,0 +1,53 @@
+//! Work that must not take the processors from searches and writes.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long what was replaced is held for the searches that still read it.
+const LONGEST_SEARCH: Duration = Duration::from_secs(1);
+
+/// Does `work` on a thread that leaves the processors to others where they want them.
+///
+/// # Errors
+/// If no thread can be started.
+pub(crate) fn run<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    // A schedule explorer has no threads of another priority.
+    if cfg!(test) {
+        return Ok(work());
+    }
+    std::thread::scope(|scope| {
+        // A thread of its own: without a privilege, a priority that was lowered cannot be raised again.
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, || {
+            lower_priority();
+            work()
+        })?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+/// Gives back the memory of what was replaced, here and not in the search that is the last to read them: to unmap
+/// a file takes milliseconds.
+pub(crate) fn retire<T>(replaced: Vec<Arc<T>>) {
+    // The schedules of an explorer have no clock.
+    if cfg!(test) {
+        return;
+    }
+    let deadline = Instant::now() + LONGEST_SEARCH;
+    for old in replaced {
+        while Arc::strong_count(&old) > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The calling thread, and those it starts, get a tenth of a processor that others want too. Elsewhere than on Linux, where
+/// priorities are not of threads, they stay equals.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        const NICE: libc::c_int = 10;
+        // SAFETY: plain numbers; 0 is the calling thread. It cannot fail for a thread of our own, and if it did, would cost speed only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    }
+}
