@@ -6,13 +6,12 @@ link and full rows in memory (some 4.5 kB a point at 512 dimensions), hnswlib ha
 
 from pathlib import Path
 
-from libraries import EFS, M, Faiss, Scann, Usearch, Vsag, bytes_of
+from libraries import EFS, M, FaissSq8Refine, Scann, Usearch, Vsag, bytes_of
 
 
-class FaissCodes(Faiss):
+class FaissCodes(FaissSq8Refine):
     """HNSW over scalar-quantised codes in memory, rescored by f32 rows of a mapped file."""
 
-    QUANTISED = True
     PARAMETERS = EFS + [640]
     CODES = "QT_8bit"
     #: So many times the neighbours are compared again.
@@ -21,7 +20,8 @@ class FaissCodes(Faiss):
     def _new(self):
         import faiss
 
-        return faiss.IndexHNSWSQ(self.dim, getattr(faiss.ScalarQuantizer, self.CODES), M, self._metric())
+        self.coarse = faiss.IndexHNSWSQ(self.dim, getattr(faiss.ScalarQuantizer, self.CODES), M, self._metric())
+        return self.coarse
 
     def build(self, base, threads):
         super().build(base, threads)
@@ -44,14 +44,6 @@ class FaissCodes(Faiss):
         self.coarse = faiss.read_index(str(Path(path) / "codes"))
         self.rows = faiss.read_index(str(Path(path) / "rows"), faiss.IO_FLAG_MMAP_IFC)
         self.index = faiss.IndexRefine(self.coarse, self.rows)
-
-    def _parameters(self, ef, selector=None):
-        import faiss
-
-        base = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
-        return faiss.IndexRefineSearchParameters(k_factor=self.REFINE, base_index_params=base)
-
-    open_mapped = answer_filtered = None
 
 
 class FaissSq6(FaissCodes):

@@ -262,10 +262,7 @@ fn a_power_cut_while_the_store_mends_itself_after_one_does_no_harm() {
         std::fs::create_dir(&data).unwrap();
         write_image(&disk.image(&mut random), &data);
         let base = read_image(&data);
-        let mut command = child(&["settle", data.to_str().unwrap()]);
-        command.env("LD_PRELOAD", &*RECORD_LIBRARY).env("MOCO_RECORD", &record).env("MOCO_UNDER", &data);
-        run(command);
-        let events = read(&record);
+        let events = settle(&data, &record);
         let mut disk = Disk::new(&data, &base);
         let mut done = 0;
         for cut in cuts(&events, per_run, &mut random) {
@@ -280,6 +277,14 @@ fn a_power_cut_while_the_store_mends_itself_after_one_does_no_harm() {
     }
     println!("{images} power cuts while mending, from seed {seed}: {} wrong; {:.1} s", faults.len(), start.elapsed().as_secs_f64());
     assert!(faults.is_empty(), "{}", report(&faults));
+}
+
+/// Opens a folder and lets it come to rest, in a process whose writes are recorded.
+fn settle(data: &Path, record: &Path) -> Vec<Event> {
+    let mut command = child(&["settle", data.to_str().unwrap()]);
+    command.env("LD_PRELOAD", &*RECORD_LIBRARY).env("MOCO_RECORD", record).env("MOCO_UNDER", data);
+    run(command);
+    read(record)
 }
 
 /// What may be found when the power is cut at the end of a record.
@@ -310,10 +315,7 @@ fn a_power_cut_while_an_older_format_is_rewritten_leaves_the_old_one_or_the_new(
         std::fs::create_dir(&data).unwrap();
         write_image(&read_image(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{format}"))), &data);
         let base = read_image(&data);
-        let mut command = child(&["settle", data.to_str().unwrap()]);
-        command.env("LD_PRELOAD", &*RECORD_LIBRARY).env("MOCO_RECORD", &record).env("MOCO_UNDER", &data);
-        run(command);
-        let events = read(&record);
+        let events = settle(&data, &record);
         let mut disk = Disk::new(&data, &base);
         let mut done = 0;
         for cut in cuts(&events, amount(60, 2000), &mut random) {
