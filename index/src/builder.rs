@@ -15,6 +15,8 @@ use crate::background;
 use crate::collection::{SEGMENT_SUFFIX, Shared};
 use crate::config::{HnswParams, VectorParams};
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::schedules;
 use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
 use crate::state::{Body, Part, Space};
 use crate::sync::mpsc::Receiver;
@@ -157,7 +159,7 @@ impl Thread {
             let state = self.shared.state();
             (state.config.vectors[&task.vector].clone(), state.config.hnsw)
         };
-        let input = self.read(&task, &params)?;
+        let Some(input) = self.read(&task, &params)? else { return Ok(false) };
         let segment = if input.slots.is_empty() {
             None
         } else {
@@ -189,7 +191,8 @@ impl Thread {
         outcome.map(|_| true)
     }
 
-    fn read(&self, task: &Task, params: &VectorParams) -> Result<SegmentInput> {
+    /// Every living vector of the task's range; `None` when cancelled.
+    fn read(&self, task: &Task, params: &VectorParams) -> Result<Option<SegmentInput>> {
         let mut input = SegmentInput {
             distance: params.distance,
             size: params.size,
@@ -199,7 +202,14 @@ impl Thread {
             vectors: Vec::new(),
         };
         let mut first = task.first;
-        while first <= task.last && !self.shared.closing.load(Ordering::Relaxed) {
+        while first <= task.last {
+            if self.shared.closing.load(Ordering::Relaxed) {
+                #[cfg(test)]
+                if schedules::is_planted(schedules::Fault::InstallsWhatClosingCutShort) {
+                    break;
+                }
+                return Ok(None);
+            }
             let chunk = self.shared.read(|truth| truth.vectors_between(&task.vector, first, task.last, CHUNK))?;
             for (row, id) in &chunk {
                 input.slots.push(row.slot);
@@ -212,7 +222,7 @@ impl Thread {
                 _ => break,
             }
         }
-        Ok(input)
+        Ok(Some(input))
     }
 }
 
@@ -253,8 +263,15 @@ fn next_task(name: &str, space: &Space, hnsw: &HnswParams, at_least: usize) -> O
     }
     let longest = if space.segments.is_empty() { hnsw.full_scan_threshold } else { LONGEST_TAIL.min(hnsw.full_scan_threshold) };
     if space.tail.live() > longest.max(at_least) {
-        let first = space.segments.last().map_or(0, |part| part.row.last + 1);
-        return task(first, space.tail.last_slot()?);
+        // The range around the oldest of them that no segment answers for: nearly always what follows the last segment.
+        let oldest = space.tail.rows().next()?.0.slot;
+        let next = space.segments.partition_point(|part| part.row.last < oldest);
+        let first = if next == 0 { 0 } else { space.segments[next - 1].row.last + 1 };
+        let last = match space.segments.get(next) {
+            Some(part) => part.row.first - 1,
+            None => space.tail.last_slot()?,
+        };
+        return task(first, last);
     }
     // From the newest back, as long as the next is not much larger than all that are newer.
     let mut sum = 0;
@@ -267,4 +284,51 @@ fn next_task(name: &str, space: &Space, hnsw: &HnswParams, at_least: usize) -> O
         return task(space.segments[start].row.first, space.segments.last()?.row.last);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::Distance;
+    use crate::id::PointId;
+    use crate::tail::Owner;
+
+    /// A segment of ten rows.
+    fn part(folder: &std::path::Path, first: Slot) -> Part {
+        let slots: Vec<Slot> = (first..first + 10).collect();
+        let input = SegmentInput {
+            distance: Distance::Euclid,
+            size: 1,
+            points: slots.iter().map(|slot| *slot as u32).collect(),
+            ids: slots.iter().map(|slot| PointId::Num(*slot)).collect(),
+            vectors: slots.iter().map(|slot| *slot as f32).collect(),
+            slots,
+        };
+        let file = format!("{first}.segment");
+        let path = folder.join(&file);
+        let summary = segment::write(&path, &input, &SegmentParams::default(), &AtomicBool::new(false)).unwrap().unwrap();
+        let Stamp { len: length, hash } = summary.stamp;
+        let row = SegmentRow { file, vector: String::new(), first, last: first + 9, length, hash };
+        Part::new(row, Segment::open(&path, &summary.stamp, Verify::Eager).unwrap())
+    }
+
+    /// A closing once took the first segment away and left its vectors to the tail; the task that followed had no range, for ever.
+    #[test]
+    fn a_tail_before_and_between_segments_becomes_segments() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = Space::new(&VectorParams::new(1, Distance::Euclid));
+        for slot in (3..6).chain(50..55).chain(200..207) {
+            let owner = Owner { id: PointId::Num(slot), point: slot as u32, slot };
+            Arc::make_mut(&mut space.tail).append(&[slot as f32], owner);
+        }
+        for first in [20, 80] {
+            space.install(first, first + 9, Some(part(folder.path(), first)));
+        }
+        let hnsw = HnswParams { full_scan_threshold: 2, ..HnswParams::default() };
+        for (first, last) in [(0, 19), (30, 79), (90, 206)] {
+            assert_eq!(next_task("", &space, &hnsw, 0), Some(Task { vector: String::new(), first, last }));
+            space.install(first, last, None);
+        }
+        assert_eq!((next_task("", &space, &hnsw, 0), space.tail.live()), (None, 0));
+    }
 }

@@ -147,9 +147,9 @@ impl Error {
         }
     }
 
-    /// Does this leave open what reached the disk? A full disk does not: SQLite takes the transaction back.
+    /// Does this leave open what reached the disk? A full disk does not, nor what was refused: SQLite takes the transaction back.
     pub(crate) fn is_uncertain(&self) -> bool {
-        !matches!(self, Self::DiskFull { .. } | Self::WritesStopped { .. })
+        !matches!(self, Self::DiskFull { .. } | Self::WritesStopped { .. } | Self::Build { .. })
     }
 
     /// Did a sync fail? Then the kernel may have dropped the pages and call the next sync a success, so nothing more may be written.

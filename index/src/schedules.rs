@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     ForgetsKills,
     /// What is read of a damaged segment's range counts as what was there when the tail was looked at, as it once did.
     BelievesWhatIsReadLater,
+    /// A collection that closes installs a segment of what was read until then, as it once did.
+    InstallsWhatClosingCutShort,
 }
 
 thread_local! {
@@ -166,14 +168,17 @@ enum Segment {
     Damaged,
 }
 
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let collections = std::fs::read_dir(folder.join("collections")).unwrap();
+    let files = collections.flat_map(|collection| std::fs::read_dir(collection.unwrap().path()).unwrap());
+    files.map(|entry| entry.unwrap().path()).filter(|file| file.extension().is_some_and(|extension| extension == "segment")).collect()
+}
+
 fn damage_segments(folder: &Path) {
-    for collection in std::fs::read_dir(folder.join("collections")).unwrap() {
-        let files = std::fs::read_dir(collection.unwrap().path()).unwrap().map(|entry| entry.unwrap().path());
-        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "segment")) {
-            let mut bytes = std::fs::read(&file).unwrap();
-            bytes[0] ^= 1;
-            std::fs::write(&file, bytes).unwrap();
-        }
+    for file in segments(folder) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[0] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
     }
 }
 
@@ -210,6 +215,22 @@ fn live(template: &Path, segment: Segment) {
     collection.verify().unwrap();
 }
 
+/// A collection that closes while its builder works: what segments held before they hold afterwards.
+fn close_early(template: &Path) {
+    let folder = scratch();
+    let folder = folder.path().join("data");
+    copy(template, &folder);
+    let log: Log = Arc::new(Mutex::new(History::new()));
+    write(&Store::open_with(&folder, &options()).unwrap().collection("c").unwrap(), OWNED[0], 0, &log);
+    // Point 3 was in one, and nobody wrote it.
+    assert!(!segments(&folder).is_empty(), "the closing of {} left no segment", folder.display());
+    let store = Store::open_with(&folder, &options()).unwrap();
+    let collection = store.collection("c").unwrap();
+    collection.wait_until_built();
+    search(&collection, 0, &log);
+    collection.verify().unwrap();
+}
+
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -221,15 +242,19 @@ fn explore(scheduler: impl Scheduler + 'static, life: impl Fn() + Send + Sync + 
     Runner::new(scheduler, config).run(life);
 }
 
-/// Explores, half of it with few changes of who goes on at well-chosen moments, half at random.
 fn explore_lives(schedules: usize, seed: u64, segment: Segment) {
+    explore_halves(schedules, seed, move |template| live(template, segment));
+}
+
+/// Explores, half of it with few changes of who goes on at well-chosen moments, half at random.
+fn explore_halves(schedules: usize, seed: u64, life: impl Fn(&Path) + Clone + Send + Sync + 'static) {
     let folder = scratch();
     let template = Arc::new(folder.path().join("template"));
     let path = Arc::clone(&template);
     explore(RandomScheduler::new_from_seed(seed, 1), move || lay_out(&path));
-    let path = Arc::clone(&template);
-    explore(PctScheduler::new_from_seed(seed, 3, schedules.div_ceil(2)), move || live(&path, segment));
-    explore(RandomScheduler::new_from_seed(seed, schedules / 2), move || live(&template, segment));
+    let (path, first) = (Arc::clone(&template), life.clone());
+    explore(PctScheduler::new_from_seed(seed, 3, schedules.div_ceil(2)), move || first(&path));
+    explore(RandomScheduler::new_from_seed(seed, schedules / 2), move || life(&template));
 }
 
 fn seed(own: u64) -> u64 {
@@ -256,9 +281,17 @@ fn under_any_schedule_a_damaged_segment_is_answered_as_a_whole_one() {
     println!("{schedules} schedules from seed {seed}: 0 wrong; {:.1} s", start.elapsed().as_secs_f64());
 }
 
-fn is_found_out(fault: Fault, seed: u64, segment: Segment) {
+/// A builder that was stopped while it read took what it had read for all there was: the segment was gone.
+#[test]
+fn under_any_schedule_a_closing_takes_no_segment_away() {
+    let (start, seed, schedules) = (Instant::now(), seed(5), amount(300, 20_000));
+    explore_halves(schedules, seed, close_early);
+    println!("{schedules} schedules from seed {seed}: 0 wrong; {:.1} s", start.elapsed().as_secs_f64());
+}
+
+fn is_found_out(fault: Fault, explore: impl FnOnce()) {
     PLANTED.set(Some(fault));
-    let outcome = catch_unwind(AssertUnwindSafe(|| explore_lives(3000, seed, segment)));
+    let outcome = catch_unwind(AssertUnwindSafe(explore));
     PLANTED.set(None);
     let panic = outcome.err().unwrap_or_else(|| panic!("3,000 schedules did not show {fault:?}"));
     println!("{fault:?}: {}", panic.downcast_ref::<String>().map_or("a panic", String::as_str));
@@ -266,10 +299,15 @@ fn is_found_out(fault: Fault, seed: u64, segment: Segment) {
 
 #[test]
 fn a_segment_that_forgets_who_died_while_it_was_built_is_found_out() {
-    is_found_out(Fault::ForgetsKills, seed(2), Segment::Whole);
+    is_found_out(Fault::ForgetsKills, || explore_lives(3000, seed(2), Segment::Whole));
 }
 
 #[test]
 fn a_damaged_segment_that_is_read_later_than_the_tail_is_found_out() {
-    is_found_out(Fault::BelievesWhatIsReadLater, seed(4), Segment::Damaged);
+    is_found_out(Fault::BelievesWhatIsReadLater, || explore_lives(3000, seed(4), Segment::Damaged));
+}
+
+#[test]
+fn a_closing_that_installs_what_was_read_so_far_is_found_out() {
+    is_found_out(Fault::InstallsWhatClosingCutShort, || explore_halves(3000, seed(6), close_early));
 }

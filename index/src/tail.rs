@@ -124,6 +124,12 @@ impl Tail {
         self.find(slot).is_some()
     }
 
+    /// How many rows of these slots live.
+    pub(crate) fn live_between(&self, first: Slot, last: Slot) -> usize {
+        let blocks = self.blocks.iter().filter(|block| block.live_rows > 0);
+        blocks.map(|block| block.live_places().filter(|place| (first..=last).contains(&block.owners[*place].slot)).count()).sum()
+    }
+
     /// Living rows in order of their slots.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&Owner, &[f32])> + '_ {
         self.blocks.iter().flat_map(move |block| {

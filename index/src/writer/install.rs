@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::Change;
 use super::apply::Group;
-use crate::error::Result;
+use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::schedules;
 use crate::segment::Segment;
@@ -30,14 +30,25 @@ pub(crate) struct Install {
 impl Group<'_> {
     pub(super) fn install(&mut self, install: Box<Install>) -> Result<()> {
         let Install { vector, first, last, segment, .. } = &*install;
-        let (dead, replaced) = {
+        let (dead, replaced, expected) = {
             let state = self.shared.state();
             let space = &state.spaces[vector];
             let dead: Vec<Slot> =
                 segment.iter().flat_map(|(_, segment)| segment.slots().iter().copied()).filter(|slot| !space.is_live(*slot)).collect();
             let replaced: Vec<_> = space.segments.iter().filter(|part| part.row.first >= *first && part.row.last <= *last).collect();
-            (dead, replaced.into_iter().map(|part| part.row.clone()).collect::<Vec<_>>())
+            let expected = replaced.iter().map(|part| part.live).sum::<usize>() + space.tail.live_between(*first, *last);
+            (dead, replaced.into_iter().map(|part| part.row.clone()).collect::<Vec<_>>(), expected)
         };
+        let holds = segment.as_ref().map_or(0, |(_, segment)| segment.rows()) - dead.len();
+        // Should memory count too many, the truth knows.
+        let is_short = holds < expected && holds < self.truth.count_vectors(vector, *first, *last)?;
+        #[cfg(test)]
+        let is_short = is_short && !schedules::is_planted(schedules::Fault::InstallsWhatClosingCutShort);
+        if is_short {
+            // Whatever made it so: what searches find now they would not find any more.
+            let reason = format!("it holds {holds} living vectors `{vector}`, and slots {first} to {last} hold {expected}");
+            return Err(Error::Build { path: install.folder.clone(), reason });
+        }
         for row in &replaced {
             self.truth.delete_segment(&row.file)?;
             self.header.segments.remove(row.checksum());
