@@ -213,6 +213,8 @@ pub(crate) struct Query {
     pub(crate) bytes: ByteQuery,
     /// One step of those bytes.
     pub(crate) scale: f32,
+    /// A product of the vectors themselves where that of their places in the frame is 1.
+    pub(crate) unit: f32,
 }
 
 /// To the nearest whole number, ties to even, within ±2^22. The baseline target has no instruction for it, and calls a
@@ -228,12 +230,16 @@ impl Query {
     #[inline(always)]
     pub(crate) fn set(&mut self, query: &[f32], frame: &Frame, distance: Distance, codes: Codes) {
         match distance {
-            Distance::Cosine | Distance::Euclid | Distance::Manhattan => frame.place(query, &mut self.floats),
+            Distance::Cosine | Distance::Euclid | Distance::Manhattan => {
+                frame.place(query, &mut self.floats);
+                self.unit = (frame.unit * frame.unit) as f32;
+            }
             // The order is the same at any length, so each query is as fine as its codes allow.
             Distance::Dot => {
                 let largest = f64::from(largest(query)).max(f64::MIN_POSITIVE);
                 self.floats.clear();
                 self.floats.extend(query.iter().map(|q| (f64::from(*q) / largest) as f32));
+                self.unit = (frame.unit * largest) as f32;
             }
         }
         let blocks = match codes {

@@ -47,7 +47,8 @@ pub struct VectorParams {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HnswParams {
-    /// Links a point keeps in the upper layers; layer 0 keeps twice as many. More is better recall, slower builds, more memory.
+    /// Links a point keeps in the upper layers; layer 0 keeps twice as many, three times where
+    /// vectors have at most 256 dimensions and our own builder makes the graph. More is better recall, slower builds, more memory.
     pub m: usize,
     /// Candidates kept while building.
     pub ef_construction: usize,

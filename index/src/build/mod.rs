@@ -33,7 +33,7 @@ pub enum Builder {
 /// What a builder can be told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BuildParams {
-    /// Links a node keeps on the upper layers; twice as many on layer 0. From 2 to 127.
+    /// Links a node keeps on the upper layers; twice or three times as many on layer 0. From 2 to 127.
     pub(crate) m: usize,
     /// Candidates kept while building.
     pub(crate) ef_construction: usize,
@@ -233,7 +233,7 @@ pub(crate) mod tests {
             assert!(level == 0 || (1..=graph.layers[level - 1].nodes()).contains(&layer.nodes()));
             for node in 0..layer.nodes() as Node {
                 let links = layer.links(node);
-                assert!(links.len() <= if level == 0 { 2 * PARAMS.m } else { PARAMS.m }.max(16));
+                assert!(links.len() <= if level == 0 { 3 * PARAMS.m } else { PARAMS.m }.max(16));
                 assert!(links.iter().all(|link| (*link as usize) < layer.nodes() && *link != node));
             }
         }

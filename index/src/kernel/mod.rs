@@ -73,6 +73,12 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// Σ (row−128)·query, for row bytes from 1 to 255.
     fn dot_i8(self, row: &[Block], query: &ByteQuery) -> i32;
 
+    /// [`Self::dot_i8`] of four rows of one length.
+    #[inline(always)]
+    fn dot_i8_of_four(self, rows: [&[Block]; 4], query: &ByteQuery) -> [i32; 4] {
+        rows.map(|row| self.dot_i8(row, query))
+    }
+
     /// Σ (a−128)·(b−128), for bytes from 1 to 255; `b_sum` is Σ (b−128).
     fn dot_rows(self, a: &[Block], b: &[Block], b_sum: i32) -> i32;
 
@@ -330,7 +336,14 @@ mod tests {
 
         #[inline(always)]
         fn run<I: Isa>(self, isa: I) -> [i32; 2] {
-            [isa.dot_i8(self.0, self.2), isa.dot_rows(self.0, self.1, self.2.sum)]
+            let Self(a, b, numbers) = self;
+            let (of_a, of_b) = (isa.dot_i8(a, numbers), isa.dot_i8(b, numbers));
+            for rows in 0..16 {
+                let is_a: [bool; 4] = std::array::from_fn(|i| rows >> i & 1 == 1);
+                let found = isa.dot_i8_of_four(is_a.map(|is_a| if is_a { a } else { b }), numbers);
+                assert_eq!(found, is_a.map(|is_a| if is_a { of_a } else { of_b }), "four at once are four one after the other");
+            }
+            [of_a, isa.dot_rows(a, b, numbers.sum)]
         }
     }
 

@@ -229,6 +229,33 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn dot_i8_of_four(self, rows: [&[Block]; 4], query: &ByteQuery) -> [i32; 4] {
+        let blocks = rows.iter().fold(query.numbers.len(), |blocks, row| blocks.min(row.len()));
+        let (mut sums, query_sum) = ([0; 4], query.sum);
+        // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below all lengths.
+        unsafe {
+            let mut products = [_mm512_set1_epi32(0); 4];
+            let query = query.numbers.as_ptr().cast::<__m512i>();
+            for i in 0..blocks {
+                let numbers = _mm512_load_si512(query.add(i));
+                for r in 0..4 {
+                    products[r] = _mm512_dpbusd_epi32(products[r], _mm512_load_si512(rows[r].as_ptr().cast::<__m512i>().add(i)), numbers);
+                }
+            }
+            // Turned, so that what is of one row comes to lie in one place of four: first in pairs, then the pairs.
+            let [a, b, c, d] = products;
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
+            let one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
+            let one = _mm_sub_epi32(one, _mm_set1_epi32(query_sum.wrapping_mul(128)));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), one);
+        }
+        sums
+    }
+
+    #[inline(always)]
     fn dot_rows(self, a: &[Block], b: &[Block], b_sum: i32) -> i32 {
         let blocks = a.len().min(b.len());
         // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below both lengths.

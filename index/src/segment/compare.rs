@@ -13,6 +13,12 @@ const LINES: usize = 8;
 pub(super) trait Compare: Copy {
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32;
     fn prefetch<I: Isa>(self, isa: I, node: Node);
+
+    /// The same of four, which takes less time than one after the other.
+    #[inline(always)]
+    fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
+        nodes.map(|node| self.nearness(isa, node))
+    }
 }
 
 /// Codes of all nodes, `blocks` each.
@@ -48,6 +54,17 @@ impl Compare for ByInt8<'_> {
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
         let (code, factors) = self.0.row(node);
         isa.dot_i8(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    #[inline(always)]
+    fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
+        let rows = nodes.map(|node| self.0.row(node));
+        let products = isa.dot_i8_of_four(rows.map(|(code, _)| code), &self.0.query.bytes);
+        let mut found = [0.0; 4];
+        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
+            *found = product as f32 * (factors.scale * self.0.query.scale) + factors.bias;
+        }
+        found
     }
 
     #[inline(always)]

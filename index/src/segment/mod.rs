@@ -18,6 +18,7 @@ mod compare;
 mod format;
 mod links;
 mod open;
+mod rescore;
 mod scan;
 mod walk;
 mod write;
@@ -84,7 +85,7 @@ impl SegmentInput {
 /// How to make a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SegmentParams {
-    /// Links a node keeps on the upper layers; twice as many on layer 0. From 2 to 127.
+    /// Links a node keeps on the upper layers; twice or three times as many on layer 0. From 2 to 127.
     pub(crate) m: usize,
     /// Candidates kept while building.
     pub(crate) ef_construction: usize,

@@ -1,5 +1,5 @@
-//! SEARCH-LAYER of the HNSW paper (algorithm 2), best first, from the top layer down, by codes; then the best again by
-//! their full rows.
+//! SEARCH-LAYER of the HNSW paper (algorithm 2), best first, from the top layer down, by codes; the best are then compared
+//! again by their full rows (`rescore`).
 //!
 //! A sorted pool of the `ef` nearest is both what is open and what is kept. With a filter, or where rows died, the walk goes
 //! among the accepted nodes only, as if the others were not there; where a node has too few accepted neighbours, those of
@@ -12,15 +12,14 @@ use std::cell::RefCell;
 use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
 use super::links::Links;
-use super::scan::nearness;
-use super::{Bits, FURTHER, Row, Scored, Segment, rank};
+use super::rescore::{Pool, rescored};
+use super::{Bits, FURTHER, Scored, Segment};
 use crate::build::{MOST_LINKS, Node};
 use crate::codes::{Codes, Query};
 use crate::kernel::{Isa, Kernel, Work};
 
-/// Rows asked for ahead of the one being compared, and cache lines of each.
+/// Rows asked for ahead of the one being compared.
 const AHEAD: usize = 8;
-const LINES: usize = 8;
 
 /// What a thread keeps from one walk to the next.
 struct Scratch {
@@ -37,7 +36,7 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const {
         RefCell::new(Scratch {
-            query: Query { floats: Vec::new(), bytes: crate::kernel::ByteQuery { numbers: Vec::new(), sum: 0 }, scale: 0.0 },
+            query: Query { floats: Vec::new(), bytes: crate::kernel::ByteQuery { numbers: Vec::new(), sum: 0 }, scale: 0.0, unit: 0.0 },
             stamps: Vec::new(),
             stamp: 0,
             pool: Vec::new(),
@@ -56,8 +55,14 @@ fn key(nearness: f32, node: Node) -> u64 {
 }
 
 #[inline(always)]
-fn node_of(key: u64) -> Node {
+pub(super) fn node_of(key: u64) -> Node {
     key as u32 >> 1
+}
+
+#[inline(always)]
+pub(super) fn nearness_of(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    -f32::from_bits(ordered ^ (!((ordered as i32 >> 31) as u32) | 0x8000_0000))
 }
 
 /// Nodes found, the nearest first; or more codes were compared than the budget allows.
@@ -207,46 +212,7 @@ impl Work for Walk<'_> {
             Way::Graph { .. } => rescored(header.codes, self.want, found).min(found),
             Way::All => found,
         };
-        Some(segment.rescore(isa, query, &scratch.pool[..again], self.want, self.accept))
-    }
-}
-
-impl Segment {
-    /// The rows of the nodes in `pool`, and those beside the graph, by their full vectors.
-    #[inline(always)]
-    fn rescore<I: Isa>(&self, isa: I, query: &[f32], pool: &[u64], want: usize, accept: Option<&Bits>) -> Vec<Scored> {
-        let accepted = |row: Row| accept.is_none_or(|accept| accept.contains(row));
-        let node_rows = self.section::<u32>(Kind::NodeRows);
-        let distance = self.header.distance;
-        let mut found = Vec::with_capacity(pool.len());
-        for key in pool.iter().take(AHEAD) {
-            isa.prefetch(self.vector(node_rows[node_of(*key) as usize] & !FURTHER), LINES.min(self.header.size / 16));
-        }
-        for (i, key) in pool.iter().enumerate() {
-            if let Some(ahead) = pool.get(i + AHEAD) {
-                isa.prefetch(self.vector(node_rows[node_of(*ahead) as usize] & !FURTHER), LINES.min(self.header.size / 16));
-            }
-            let node = node_of(*key);
-            let first = node_rows[node as usize];
-            let nearness = nearness(isa, distance, query, self.vector(first & !FURTHER));
-            let further = if first & FURTHER != 0 { self.further_rows(node) } else { &[] };
-            let rows = std::iter::once(first & !FURTHER).chain(further.iter().map(|[_, row]| *row));
-            found.extend(rows.filter(|row| accepted(*row)).map(|row| Scored { nearness, row }));
-        }
-        let side = self.section::<u32>(Kind::Side).iter().copied().filter(|row| accepted(*row));
-        found.extend(side.map(|row| Scored { nearness: nearness(isa, distance, query, self.vector(row)), row }));
-        rank(self, found, want)
-    }
-}
-
-/// How many of the nodes found are compared by their full rows to answer `want`. Who lets a walk keep more wants more
-/// recall, which 4-bit codes cannot give without more rows.
-fn rescored(codes: Codes, want: usize, found: usize) -> usize {
-    match codes {
-        Codes::F32 => want,
-        Codes::F16 => want + 4,
-        Codes::Int8 => 2 * want,
-        Codes::Int4 => (4 * want + 16).max(found / 2),
+        Some(segment.rescore(isa, query, Pool { keys: &scratch.pool[..again], unit: scratch.query.unit }, self.want, self.accept))
     }
 }
 
@@ -395,10 +361,17 @@ impl<I: Isa> Steps<'_, I> {
         for node in nodes.iter().take(AHEAD) {
             compare.prefetch(self.isa, *node);
         }
-        for (i, node) in nodes.iter().enumerate() {
-            if let Some(ahead) = nodes.get(i + AHEAD) {
+        let (fours, rest) = nodes.as_chunks::<4>();
+        for (i, four) in fours.iter().enumerate() {
+            for ahead in nodes.iter().skip(4 * i + AHEAD).take(4) {
                 compare.prefetch(self.isa, *ahead);
             }
+            let found = compare.nearness_of_four(self.isa, *four);
+            for (node, nearness) in four.iter().zip(found) {
+                see(key(nearness, *node));
+            }
+        }
+        for node in rest {
             see(key(compare.nearness(self.isa, *node), *node));
         }
     }

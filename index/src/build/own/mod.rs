@@ -51,7 +51,7 @@ impl GraphBuilder for Own {
                 Some(whole) => whole,
                 None => Partition::of(&rows, *nodes, compared, threads, cancel)?,
             };
-            let lists = Lists::new(*nodes, limit(layer, m));
+            let lists = Lists::new(*nodes, limit(layer, m, rows.blocks));
             let keep = (ef_construction / 2).max(lists.limit());
             Candidates { rows: &rows, partition: &partition, keep, cancel }.choose(&lists, threads)?;
             drop(partition);
@@ -64,9 +64,18 @@ impl GraphBuilder for Own {
     }
 }
 
-/// Links kept on a layer.
-fn limit(layer: usize, m: usize) -> usize {
-    if layer == 0 { 2 * m } else { m }
+/// Codes of so many blocks are short.
+const SHORT: usize = 4;
+
+/// Links kept on a layer, where codes take so many blocks. Where they are short a walk spends more time on going from one
+/// list to the next than on comparing, and fewer and longer lists find as much in less. Long codes would be faster too
+/// only where nearly all of the nearest are wanted.
+fn limit(layer: usize, m: usize, blocks: usize) -> usize {
+    match layer {
+        0 if blocks <= SHORT => 3 * m,
+        0 => 2 * m,
+        _ => m,
+    }
 }
 
 /// Runs `work` on `threads` threads.
