@@ -76,7 +76,11 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// [`Self::dot_i8`] of four rows of one length.
     #[inline(always)]
     fn dot_i8_of_four(self, rows: [&[Block]; 4], query: &ByteQuery) -> [i32; 4] {
-        rows.map(|row| self.dot_i8(row, query))
+        let mut products = [0; 4];
+        for (product, row) in products.iter_mut().zip(rows) {
+            *product = self.dot_i8(row, query);
+        }
+        products
     }
 
     /// Σ (a−128)·(b−128), for bytes from 1 to 255; `b_sum` is Σ (b−128).

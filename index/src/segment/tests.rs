@@ -125,6 +125,34 @@ fn data_far_from_the_origin_or_of_extreme_scale_are_found_by_codes() {
     }
 }
 
+/// Where the unit in which codes estimate were another one, too much would be left out.
+#[test]
+fn what_is_not_compared_again_is_none_of_the_nearest() {
+    for (distance, far, scale) in DISTANCES.map(|distance| (distance, 0.0, 1.0)).into_iter().chain([
+        (Distance::Euclid, 30.0, 1e-6),
+        (Distance::Dot, 0.3, 1e6),
+        (Distance::Cosine, 2.0, 1.0),
+    ]) {
+        let moved = |vector: Vec<f32>| vector.into_iter().map(|x| (x + far) * scale).collect::<Vec<f32>>();
+        let mut vectors: Vec<Vec<f32>> = clustered(5, 3200, 48).into_iter().map(moved).collect();
+        let queries = vectors.split_off(3000);
+        let input = input(distance, &vectors);
+        for codes in [Codes::F16, Codes::Int8, Codes::Int4] {
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+            let mut missed = 0;
+            for query in &queries {
+                let query = if distance == Distance::Cosine { normalised(query.clone()) } else { query.clone() };
+                let all_again = segment.walk(&query, 60, 60, None, usize::MAX).unwrap();
+                let found = segment.walk(&query, 60, 10, None, usize::MAX).unwrap();
+                missed += all_again[..10].iter().filter(|scored| !found.contains(scored)).count();
+            }
+            let most = if codes == Codes::Int4 { 20 } else { 4 };
+            assert!(missed <= most, "{distance:?} {codes:?}, moved by {far}, × {scale}: {missed} of 2,000 were left out");
+        }
+    }
+}
+
 #[test]
 fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
     let mut vectors = clustered(3, 4030, 24);
