@@ -39,11 +39,11 @@ pub(crate) fn retire<T>(replaced: Vec<Arc<T>>) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    give_back();
 }
 
-/// Gives the system the memory that was freed, which glibc keeps: a build takes several times what stays of it.
-fn give_back() {
+/// Gives the system the memory that was freed, which glibc keeps: a build takes several times what stays of it. Others that
+/// ask for memory meanwhile wait.
+pub(crate) fn give_back_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // SAFETY: it takes a number, and locks what it looks at.

@@ -59,9 +59,14 @@ impl Thread {
         self.load_segments();
         while pokes.recv().is_ok() {
             let compaction = self.shared.maintain(|maintenance| maintenance.compactions.0);
+            // The first of a compaction, for whoever waits for it: what follows may go well.
+            let mut failure = None;
             let mut failed = false;
             for task in self.compaction_tasks() {
-                failed |= !self.perform(task, true);
+                if !self.perform(task, true) {
+                    failed = true;
+                    failure = failure.or_else(|| self.shared.maintain(|maintenance| maintenance.failure.clone()));
+                }
             }
             while !failed && let Some(task) = self.next_task() {
                 failed = !self.perform(task, false);
@@ -70,7 +75,10 @@ impl Thread {
                 return;
             }
             self.shared.maintain(|maintenance| {
-                maintenance.compactions.1 = compaction;
+                if maintenance.compactions.1 != compaction {
+                    maintenance.compactions.1 = compaction;
+                    maintenance.compaction_failure = failure;
+                }
                 maintenance.settled = true;
             });
         }
@@ -116,6 +124,8 @@ impl Thread {
         };
         if matches!(outcome, Ok(true)) {
             background::retire(replaced);
+            // Each time, so that it is never much.
+            background::give_back_memory();
         }
         self.shared.maintain(|maintenance| {
             maintenance.building = None;
@@ -124,7 +134,10 @@ impl Thread {
         match outcome {
             Ok(done) => done,
             Err(error) => {
-                self.shared.publish(|state, _| state.space(&vector).failure = Some((error.to_string(), last)));
+                self.shared.publish(|state, _| {
+                    let space = state.space(&vector);
+                    space.failure = Some((error.to_string(), last_slot(space).unwrap_or(last)));
+                });
                 false
             }
         }

@@ -48,7 +48,7 @@ pub struct VectorParams {
 #[serde(deny_unknown_fields, default)]
 pub struct HnswParams {
     /// Links a point keeps in the upper layers; layer 0 keeps twice as many, three times where
-    /// vectors have at most 256 dimensions and our own builder makes the graph. More is better recall, slower builds, more memory.
+    /// vectors have at most 256 dimensions (255 under Dot) and our own builder makes the graph. More is better recall, slower builds, more memory.
     pub m: usize,
     /// Candidates kept while building.
     pub ef_construction: usize,

@@ -49,6 +49,8 @@ pub(crate) struct Maintenance {
     pub(crate) compactions: (u64, u64),
     /// Why the last build failed.
     pub(crate) failure: Option<String>,
+    /// Why a build of the last compaction failed.
+    pub(crate) compaction_failure: Option<String>,
 }
 
 /// The points that pass a filter, and the vectors they were looked up among.

@@ -67,7 +67,7 @@ impl Collection {
             }
             maintenance = self.shared.maintained.wait(maintenance).unwrap_or_else(PoisonError::into_inner);
         }
-        match &maintenance.failure {
+        match &maintenance.compaction_failure {
             Some(reason) => Err(Error::Build { path: self.folder.clone(), reason: reason.clone() }),
             None => Ok(()),
         }

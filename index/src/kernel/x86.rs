@@ -354,22 +354,22 @@ macro_rules! sum_256 {
         // SAFETY: the proof of the instructions is `self`; reads stay below `length`, the last step reads copies.
         unsafe {
             let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-            let mut step = |a: *const f32, b: *const f32| {
+            let (mut last_a, mut last_b) = ([0.0; 16], [0.0; 16]);
+            let mut i = 0;
+            // One loop and no closure for what both ends share: a closure would be compiled without the instructions.
+            while i < length {
+                let (a, b) = if i + 16 <= length {
+                    ($a.as_ptr().add(i), $b.as_ptr().add(i))
+                } else {
+                    last_a[..length - i].copy_from_slice(&$a[i..length]);
+                    last_b[..length - i].copy_from_slice(&$b[i..length]);
+                    (last_a.as_ptr(), last_b.as_ptr())
+                };
                 let ($x, $y) = (_mm256_loadu_ps(a), _mm256_loadu_ps(b));
                 low = _mm256_add_ps(low, $term);
                 let ($x, $y) = (_mm256_loadu_ps(a.add(8)), _mm256_loadu_ps(b.add(8)));
                 high = _mm256_add_ps(high, $term);
-            };
-            let mut i = 0;
-            while i + 16 <= length {
-                step($a.as_ptr().add(i), $b.as_ptr().add(i));
                 i += 16;
-            }
-            if i < length {
-                let (mut a, mut b) = ([0.0; 16], [0.0; 16]);
-                a[..length - i].copy_from_slice(&$a[i..length]);
-                b[..length - i].copy_from_slice(&$b[i..length]);
-                step(a.as_ptr(), b.as_ptr());
             }
             fold_256(_mm256_add_ps(low, high))
         }
@@ -407,22 +407,21 @@ impl Isa for Avx2 {
         // SAFETY: the proof of the instructions is `self`; reads stay below `length`, the last step reads copies.
         unsafe {
             let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-            let mut step = |query: *const f32, row: *const u16| {
-                let halves = _mm256_cvtph_ps(_mm_loadu_si128(row.cast()));
-                low = _mm256_add_ps(low, _mm256_mul_ps(_mm256_loadu_ps(query), halves));
-                let halves = _mm256_cvtph_ps(_mm_loadu_si128(row.add(8).cast()));
-                high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(query.add(8)), halves));
-            };
+            let (mut last_numbers, mut last_halves) = ([0.0; 16], [0; 16]);
             let mut i = 0;
-            while i + 16 <= length {
-                step(query.as_ptr().add(i), row.as_ptr().add(i));
+            while i < length {
+                let (numbers, halves) = if i + 16 <= length {
+                    (query.as_ptr().add(i), row.as_ptr().add(i))
+                } else {
+                    last_numbers[..length - i].copy_from_slice(&query[i..length]);
+                    last_halves[..length - i].copy_from_slice(&row[i..length]);
+                    (last_numbers.as_ptr(), last_halves.as_ptr())
+                };
+                let floats = _mm256_cvtph_ps(_mm_loadu_si128(halves.cast()));
+                low = _mm256_add_ps(low, _mm256_mul_ps(_mm256_loadu_ps(numbers), floats));
+                let floats = _mm256_cvtph_ps(_mm_loadu_si128(halves.add(8).cast()));
+                high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(numbers.add(8)), floats));
                 i += 16;
-            }
-            if i < length {
-                let (mut a, mut b) = ([0.0; 16], [0; 16]);
-                a[..length - i].copy_from_slice(&query[i..length]);
-                b[..length - i].copy_from_slice(&row[i..length]);
-                step(a.as_ptr(), b.as_ptr());
             }
             fold_256(_mm256_add_ps(low, high))
         }

@@ -14,6 +14,8 @@ use crate::kernel::Isa;
 /// Rows asked for ahead of the one being compared, and cache lines of each.
 const AHEAD: usize = 8;
 const LINES: usize = 8;
+/// Rows asked for ahead where each may be the last.
+const AHEAD_IN_DOUBT: usize = 2;
 /// Rows by which is judged how far codes are off, at least.
 const JUDGED: usize = 10;
 /// How many times as far as the worst of these another code may be off.
@@ -104,7 +106,8 @@ impl Segment {
             if unit * nearness_of(*key) + bound < bar {
                 break;
             }
-            judged.get(i + AHEAD).into_iter().for_each(ask);
+            let ahead = if i < judged.len() { judged.get(i + AHEAD) } else { keys.get(i + AHEAD_IN_DOUBT) };
+            ahead.into_iter().for_each(ask);
             let first = row_of(*key);
             let nearness = nearness(isa, distance, query, self.vector(first & !FURTHER));
             if i < judged.len() {
@@ -114,8 +117,12 @@ impl Segment {
             let rows = std::iter::once(first & !FURTHER).chain(further.iter().map(|[_, row]| *row));
             found.extend(rows.filter(|row| accepted(*row)).map(|row| Scored { nearness, row }));
         }
-        let side = self.section::<u32>(Kind::Side).iter().copied().filter(|row| accepted(*row));
-        found.extend(side.map(|row| Scored { nearness: nearness(isa, distance, query, self.vector(row)), row }));
+        // No `map`: its closure would be compiled without the instructions.
+        for row in self.section::<u32>(Kind::Side) {
+            if accepted(*row) {
+                found.push(Scored { nearness: nearness(isa, distance, query, self.vector(*row)), row: *row });
+            }
+        }
         rank(self, found, want)
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn nearness_of(key: u64) -> f32 {
     -f32::from_bits(ordered ^ (!((ordered as i32 >> 31) as u32) | 0x8000_0000))
 }
 
-/// Nodes found, the nearest first; or more codes were compared than the budget allows.
+/// More codes were compared than the budget allows.
 struct Exhausted;
 
 impl Segment {

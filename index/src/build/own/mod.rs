@@ -68,8 +68,8 @@ impl GraphBuilder for Own {
 const SHORT: usize = 4;
 
 /// Links kept on a layer, where codes take so many blocks. Where they are short a walk spends more time on going from one
-/// list to the next than on comparing, and fewer and longer lists find as much in less. Long codes would be faster too
-/// only where nearly all of the nearest are wanted.
+/// list to the next than on comparing, and fewer and longer lists find as much in less: at 128 dimensions 20 to 30 % more
+/// queries a second at recall@10 .95 and .99. At 512 dimensions 3m links gave 1 % and 5 to 10 %, for a fifth of the build's speed.
 fn limit(layer: usize, m: usize, blocks: usize) -> usize {
     match layer {
         0 if blocks <= SHORT => 3 * m,
