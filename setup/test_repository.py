@@ -63,6 +63,20 @@ class Repository(unittest.TestCase):
         for script in re.findall(r"\$\(PYTHON\) (\S+\.py)", text):
             self.assertTrue((ROOT / script).is_file(), script)
 
+    def test_the_demo_s_cells_are_as_many_of_each_class_and_split_by_source_picture(self):
+        cells = ROOT / "tests/data/cells"
+        pictures = {part: sorted((cells / part).glob("*/*.png")) for part in ("train", "held-out")}
+        counts = {}
+        for path in (path for paths in pictures.values() for path in paths):
+            counts[path.parent.name] = counts.get(path.parent.name, 0) + 1
+            # The header of a PNG: 48 x 48, 8 bits, grey.
+            self.assertEqual(path.read_bytes()[12:26], b"IHDR" + bytes([0, 0, 0, 48, 0, 0, 0, 48, 8, 0]), str(path))
+        self.assertEqual(counts, {"Platelets": 361, "RBC": 361, "WBC": 361})
+        sources = {part: {path.stem.rsplit("-", 1)[0] for path in paths} for part, paths in pictures.items()}
+        self.assertEqual(sources["train"] & sources["held-out"], set())
+        self.assertLessEqual(sum(path.stat().st_size for path in cells.rglob("*") if path.is_file()), LARGEST)
+        self.assertTrue((cells / "LICENSE").is_file())
+
     def test_ci_runs_make_test(self):
         script = ROOT / ".ci/run"
         self.assertTrue(script.stat().st_mode & 0o100)

@@ -4,7 +4,7 @@
 
 For each annotated cell: a window of 96 px around its centre, whatever the cell's size, so that scale stays; where the
 window would leave the picture it is moved inside. Grey, halved to 48 px, and each standardised to mean 128 and
-deviation 45: three colour means alone would tell the classes apart (91 % by k-NN) and hide what was learned.
+deviation 45 before it is cut off at 0 and 255: three colour means alone would tell the classes apart (91 % by k-NN) and hide what was learned.
 
 361 cells of each class, as many as the rarest has, chosen by a hash of their names. The pictures of the data set's own
 test list are held out: the split is by source picture, never by cell. Labels only score; training never reads them.

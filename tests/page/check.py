@@ -4,7 +4,7 @@
 
 Needs Debian's packages `chromium` and `chromium-driver`; speaks the WebDriver protocol with the standard library alone.
 Starts `moco-serve` on the folder of an earlier `make demo` (runs/demo), picks a held-out cell, looks at its neighbours,
-clicks one, goes back, asks with something that is no picture, and checks that the browser reported no error.
+clicks one, goes back, drops another cell, asks with something that is no picture, and checks that the browser reported no error.
 """
 
 import argparse
@@ -67,6 +67,15 @@ class Browser:
     def choose(self, path: Path) -> None:
         self.call("POST", f"/element/{self.find('#file')}/value", {"text": str(path)})
 
+    def drop(self, path: Path) -> None:
+        """What a person's dragging ends in: a drop on the page, with a file in its hand."""
+        self.run(
+            "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), dataTransfer = new DataTransfer();"
+            "dataTransfer.items.add(new File([bytes], arguments[1], {type: 'image/png'}));"
+            "for (const kind of ['dragenter', 'dragover', 'drop'])"
+            "  document.getElementById('drop').dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true}));",
+            base64.b64encode(path.read_bytes()).decode(), path.name)
+
     def hits(self):
         return self.run(
             "return [...document.querySelectorAll('#hits li')].map(li => ({score: +li.querySelector('.score').textContent,"
@@ -114,6 +123,13 @@ def drive(browser: Browser, url: str, picture: Path, screenshot: Path) -> None:
     browser.until("the way back", "return document.getElementById('caption').textContent === arguments[0]"
                   " && document.querySelector('#hits .name')?.textContent === arguments[1]", picture.name, hits[0]["name"])
     check(True, "Back returns to the first query and its answer")
+
+    another = sorted((picture.parent.parent / "RBC").glob("*.png"))[0]
+    browser.drop(another)
+    browser.until("the search for a dropped picture", "return document.getElementById('caption').textContent === arguments[0]"
+                  " && document.querySelector('#hits .name')?.textContent !== arguments[1]"
+                  " && document.querySelectorAll('#hits li').length === 20", another.name, hits[0]["name"])
+    check(True, "a picture that is dropped on the page is searched for")
 
     with tempfile.NamedTemporaryFile(suffix=".png") as broken:
         broken.write(b"this is no picture")

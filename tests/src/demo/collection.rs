@@ -102,20 +102,26 @@ pub fn find_themselves(server: &Server, pictures: &Pictures, signals: &Signals) 
         signals.check()?;
         let picture = &pictures.train[place];
         let hits = server.query(COLLECTION, &picture.bytes, 1)?;
-        let hit = hits.first().with_context(|| format!("{} is stored, and finds nothing", picture.name))?;
-        let id = place as u64 + 1;
-        ensure!(
-            hit.id == id && hit.score >= OWN_SCORE,
-            "{} is stored as point {id}; sent again, its first hit is point {} ({}) with score {:.6}, not itself with {OWN_SCORE} or more",
-            picture.name,
-            hit.id,
-            hit.file,
-            hit.score
-        );
-        worst = worst.min(hit.score);
+        worst = worst.min(own_score(&picture.name, place as u64 + 1, &hits)?);
     }
     say(format_args!("{sent} stored pictures sent again: each is its own first hit, with a score of at least {worst:.6}"))?;
     Ok(())
+}
+
+/// With which score the picture stored as point `id` found itself first.
+///
+/// # Errors
+/// If it did not, or with less than [`OWN_SCORE`].
+fn own_score(name: &str, id: u64, hits: &[Hit]) -> anyhow::Result<f64> {
+    let hit = hits.first().with_context(|| format!("{name} is stored, and finds nothing"))?;
+    ensure!(
+        hit.id == id && hit.score >= OWN_SCORE,
+        "{name} is stored as point {id}; sent again, its first hit is point {} ({}) with score {:.6}, not itself with {OWN_SCORE} or more",
+        hit.id,
+        hit.file,
+        hit.score
+    );
+    Ok(hit.score)
 }
 
 /// Where to look, and three lines to try.
@@ -142,4 +148,24 @@ pub fn invite(server: &Server, pictures: &Pictures) -> anyhow::Result<()> {
 /// A text as it stands between double quotes in a shell.
 fn in_double_quotes(text: &str) -> String {
     text.chars().flat_map(|c| if r#"\"$`"#.contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_picture_that_does_not_find_itself_ends_the_demo_with_a_reason() {
+        let hit = |id, score| Hit { id, score, class: None, file: "other.png".to_owned() };
+        assert_eq!(own_score("cell.png", 7, &[hit(7, 0.99995)]).unwrap(), 0.99995);
+        for (hits, reason) in [
+            (vec![], "cell.png is stored, and finds nothing"),
+            (vec![hit(8, 1.0), hit(7, 1.0)], "first hit is point 8 (other.png) with score 1.000000"),
+            (vec![hit(7, 0.9998)], "first hit is point 7 (other.png) with score 0.999800"),
+            (vec![hit(7, f64::NAN)], "with score NaN"),
+        ] {
+            let error = own_score("cell.png", 7, &hits).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
 }
