@@ -15,6 +15,7 @@ use crate::background;
 use crate::collection::{SEGMENT_SUFFIX, Shared};
 use crate::config::{HnswParams, VectorParams};
 use crate::error::{Error, Result};
+use crate::large_pages::LargePages;
 #[cfg(test)]
 use crate::schedules;
 use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
@@ -33,8 +34,8 @@ const DEAD_SHARE: usize = 5;
 const MERGED: usize = 4;
 /// From so many times the longest tail on, the builder takes all the processor time it can get.
 const FAR_BEHIND: usize = 8;
-/// Vectors read at a time.
-const CHUNK: usize = 10_000;
+/// Vectors read at a time. Each is a block of the heap until it lies with the others.
+const CHUNK: usize = 1000;
 
 pub(crate) struct Thread {
     pub(crate) shared: Arc<Shared>,
@@ -206,13 +207,15 @@ impl Thread {
 
     /// Every living vector of the task's range; `None` when cancelled.
     fn read(&self, task: &Task, params: &VectorParams) -> Result<Option<SegmentInput>> {
+        let no_memory = |source| Error::io("get memory to read the vectors of", &self.shared.path, source);
+        let expected = self.shared.state().spaces[&task.vector].live_between(task.first, task.last);
         let mut input = SegmentInput {
             distance: params.distance,
             size: params.size,
-            slots: Vec::new(),
-            points: Vec::new(),
-            ids: Vec::new(),
-            vectors: Vec::new(),
+            slots: Vec::with_capacity(expected),
+            points: Vec::with_capacity(expected),
+            ids: Vec::with_capacity(expected),
+            vectors: LargePages::with_capacity(expected * params.size).map_err(no_memory)?,
         };
         let mut first = task.first;
         while first <= task.last {
@@ -228,7 +231,7 @@ impl Thread {
                 input.slots.push(row.slot);
                 input.points.push(row.point);
                 input.ids.push(*id);
-                input.vectors.extend_from_slice(&row.vector);
+                input.vectors.extend_from_slice(&row.vector).map_err(no_memory)?;
             }
             match chunk.last() {
                 Some((row, _)) if chunk.len() == CHUNK => first = row.slot + 1,
@@ -304,6 +307,7 @@ mod tests {
     use super::*;
     use crate::distance::Distance;
     use crate::id::PointId;
+    use crate::large_pages::LargePages;
     use crate::tail::Owner;
 
     /// A segment of ten rows.
@@ -314,7 +318,7 @@ mod tests {
             size: 1,
             points: slots.iter().map(|slot| *slot as u32).collect(),
             ids: slots.iter().map(|slot| PointId::Num(*slot)).collect(),
-            vectors: slots.iter().map(|slot| *slot as f32).collect(),
+            vectors: LargePages::of(&slots.iter().map(|slot| *slot as f32).collect::<Vec<_>>()),
             slots,
         };
         let file = format!("{first}.segment");

@@ -62,6 +62,12 @@ impl Space {
         self.segments.iter().map(|part| part.live).sum()
     }
 
+    /// Living vectors in slots `first..=last`, which hold a segment's range wholly or not at all.
+    pub(crate) fn live_between(&self, first: Slot, last: Slot) -> usize {
+        let within = self.segments.iter().filter(|part| part.row.first >= first && part.row.last <= last);
+        self.tail.live_between(first, last) + within.map(|part| part.live).sum::<usize>()
+    }
+
     /// The part whose range holds a slot.
     fn part(&self, slot: Slot) -> Option<usize> {
         let index = self.segments.partition_point(|part| part.row.last < slot);

@@ -20,6 +20,8 @@ mod x86;
 
 use std::sync::OnceLock;
 
+use crate::large_pages::Zero;
+
 pub(crate) use portable::f32_to_f16;
 
 /// Bytes of a [`Block`]; rows of codes are padded to whole blocks.
@@ -30,23 +32,8 @@ pub(crate) const BLOCK: usize = 64;
 #[repr(C, align(64))]
 pub(crate) struct Block(pub(crate) [u8; BLOCK]);
 
-impl Block {
-    /// Bytes that are aligned as blocks are, and whole blocks.
-    #[inline(always)]
-    pub(crate) fn of_bytes(bytes: &[u8]) -> &[Self] {
-        // SAFETY: a block is 64 bytes, whatever they are; `align_to` sees to the alignment.
-        let (before, blocks, after) = unsafe { bytes.align_to() };
-        debug_assert!(before.is_empty() && after.is_empty(), "the bytes are aligned, and whole blocks");
-        blocks
-    }
-
-    pub(crate) fn of_bytes_mut(bytes: &mut [u8]) -> &mut [Self] {
-        // SAFETY: a block is 64 bytes, whatever they are; `align_to_mut` sees to the alignment.
-        let (before, blocks, after) = unsafe { bytes.align_to_mut() };
-        debug_assert!(before.is_empty() && after.is_empty(), "the bytes are aligned, and whole blocks");
-        blocks
-    }
-}
+// SAFETY: 64 bytes.
+unsafe impl Zero for Block {}
 
 /// A row of bytes as signed numbers, to multiply rows of codes with.
 #[derive(Clone, Debug, Default)]

@@ -53,7 +53,7 @@ pub(crate) const UNFINISHED_SUFFIX: &str = "building";
 const FURTHER: u32 = 1 << 31;
 
 /// Rows to make a segment of. All columns have one length.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct SegmentInput {
     pub(crate) distance: Distance,
     /// Dimensions.
@@ -63,7 +63,7 @@ pub(crate) struct SegmentInput {
     pub(crate) points: Vec<u32>,
     pub(crate) ids: Vec<PointId>,
     /// Rows × dimensions, as they are stored: finite; under Cosine of length one, or zero.
-    pub(crate) vectors: Vec<f32>,
+    pub(crate) vectors: LargePages<f32>,
 }
 
 impl SegmentInput {
@@ -170,7 +170,7 @@ pub(crate) struct Segment {
     /// By layer, where its nodes begin in the section of starts.
     layer_starts: Vec<usize>,
     /// A copy of what walks read all over, on large pages.
-    resident: OnceLock<LargePages>,
+    resident: OnceLock<LargePages<u8>>,
     /// The node that stands for each row, once somebody asked.
     row_nodes: OnceLock<Vec<Node>>,
     /// How rows are found by their points' numbers, once somebody asked.
@@ -394,7 +394,5 @@ fn rank(segment: &Segment, mut found: Vec<Scored>, want: usize) -> Vec<Scored> {
     found
 }
 
-#[cfg(test)]
-mod bench;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::codes::Codes;
 use crate::distance::Distance;
 use crate::error::Error;
 use crate::id::PointId;
+use crate::large_pages::LargePages;
 use crate::passing::PassingSet;
 
 const ALL_CODES: [Codes; 4] = [Codes::F32, Codes::F16, Codes::Int8, Codes::Int4];
@@ -45,7 +46,7 @@ fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
         ids: (0..rows)
             .map(|row| if row % 3 == 2 { PointId::Uuid(Uuid::from_u128(u128::from(rows - row))) } else { PointId::Num(row * 7 % rows) })
             .collect(),
-        vectors: vectors.concat(),
+        vectors: LargePages::of(&vectors.concat()),
     }
 }
 

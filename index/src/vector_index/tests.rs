@@ -16,6 +16,7 @@ use crate::codes::Codes;
 use crate::config::{HnswParams, VectorParams};
 use crate::distance::Distance;
 use crate::id::PointId;
+use crate::large_pages::LargePages;
 use crate::passing::PassingSet;
 use crate::search::{self, SearchRequest};
 use crate::segment::{Bits, Row, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
@@ -62,7 +63,7 @@ impl Rows {
             slots: rows.clone().map(|row| row as u64).collect(),
             points: rows.clone().map(|row| row as u32).collect(),
             ids: self.ids[rows.clone()].to_vec(),
-            vectors: self.vectors[rows].concat(),
+            vectors: LargePages::of(&self.vectors[rows].concat()),
         }
     }
 

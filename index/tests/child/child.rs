@@ -251,8 +251,7 @@ fn churn(folder: &str, points: u64, size: usize, rounds: u64) {
         }
     }
     assert_eq!(collection.count() as u64, points);
-    // Both in one state: how many segments and how long a tail the last writes left is chance.
-    collection.compact().unwrap();
+    wait_for_builds(&collection);
     say(&format!("{returned_deleted} {searches} {}", resident()));
 }
 

@@ -2,23 +2,22 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Near;
+use super::{Near, no_memory};
 use crate::build::Node;
+use crate::large_pages::LargePages;
 
-/// What stands behind the last link of a list that is not full.
-const END: u64 = u64::MAX;
+/// What stands behind the last link of a list that is not full. Keys are stored inverted: memory is zero at first.
+const END: u64 = 0;
 
 /// A list is written once, by one thread, and read after all threads are done.
 pub(super) struct Lists {
     limit: usize,
-    keys: Vec<AtomicU64>,
+    keys: LargePages<AtomicU64>,
 }
 
 impl Lists {
-    pub(super) fn new(nodes: usize, limit: usize) -> Self {
-        let mut keys = Vec::with_capacity(nodes * limit);
-        keys.resize_with(nodes * limit, || AtomicU64::new(END));
-        Self { limit, keys }
+    pub(super) fn new(nodes: usize, limit: usize) -> Result<Self, String> {
+        Ok(Self { limit, keys: LargePages::new(nodes * limit).map_err(no_memory)? })
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -31,12 +30,12 @@ impl Lists {
 
     pub(super) fn write(&self, node: Node, list: &[Near]) {
         let places = &self.keys[node as usize * self.limit..][..self.limit];
-        places.iter().zip(list).for_each(|(place, near)| place.store(near.key(), Ordering::Relaxed));
+        places.iter().zip(list).for_each(|(place, near)| place.store(!near.key(), Ordering::Relaxed));
     }
 
     /// The nearest first.
     pub(super) fn read(&self, node: Node) -> impl Iterator<Item = Near> {
         let keys = self.keys[node as usize * self.limit..][..self.limit].iter().map(|key| key.load(Ordering::Relaxed));
-        keys.take_while(|key| *key != END).map(Near::of_key)
+        keys.take_while(|key| *key != END).map(|key| Near::of_key(!key))
     }
 }

@@ -26,6 +26,8 @@ use self::lists::Lists;
 use self::partition::Partition;
 use self::rows::Rows;
 use super::{BuildParams, Graph, GraphBuilder, Node, Vectors};
+use crate::background;
+use crate::large_pages::Zero;
 
 /// Layers at most; with m = 2, the least, the sixteenth holds one node of 2^15.
 const LAYERS: usize = 16;
@@ -51,7 +53,7 @@ impl GraphBuilder for Own {
                 Some(whole) => whole,
                 None => Partition::of(&rows, *nodes, compared, threads, cancel)?,
             };
-            let lists = Lists::new(*nodes, limit(layer, m, rows.blocks));
+            let lists = Lists::new(*nodes, limit(layer, m, rows.blocks))?;
             let keep = (ef_construction / 2).max(lists.limit());
             Candidates { rows: &rows, partition: &partition, keep, cancel }.choose(&lists, threads)?;
             drop(partition);
@@ -78,12 +80,21 @@ fn limit(layer: usize, m: usize, blocks: usize) -> usize {
     }
 }
 
+fn no_memory(error: impl std::fmt::Display) -> String {
+    format!("cannot get memory to build a graph: {error}")
+}
+
 /// Runs `work` on `threads` threads.
 fn on_threads(threads: usize, work: impl Fn() + Sync) -> Result<(), String> {
+    let work = &work;
     std::thread::scope(|scope| {
         let mut running = Vec::new();
         for _ in 0..threads.max(1) {
-            match std::thread::Builder::new().name("moco-graph".to_owned()).spawn_scoped(scope, &work) {
+            let work = || {
+                work();
+                background::give_back_arena();
+            };
+            match std::thread::Builder::new().name("moco-graph".to_owned()).spawn_scoped(scope, work) {
                 Ok(thread) => running.push(thread),
                 // With fewer it takes longer.
                 Err(_) if !running.is_empty() => break,
@@ -150,6 +161,9 @@ struct Near {
     distance: f32,
     node: Node,
 }
+
+// SAFETY: two numbers.
+unsafe impl Zero for Near {}
 
 impl Near {
     fn order(&self, other: &Self) -> std::cmp::Ordering {

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::on_threads;
+use super::{no_memory, on_threads};
 use crate::build::{Node, Vectors};
 use crate::codes::{Codes, Encoder, Frame};
 use crate::distance::Distance;
@@ -16,8 +16,7 @@ const BATCH: usize = 1024;
 
 pub(super) struct Rows {
     pub(super) blocks: usize,
-    /// Blocks, on large pages.
-    codes: LargePages,
+    codes: LargePages<Block>,
     /// Scales, and |y|² ÷ 2.
     pub(super) factors: Vec<Column>,
     /// Of each code's numbers.
@@ -63,7 +62,7 @@ impl Work for Encode<'_, '_> {
 
 impl Rows {
     pub(super) fn new(count: usize, blocks: usize) -> Result<Self, String> {
-        let codes = LargePages::new(count * blocks * BLOCK).map_err(|error| format!("cannot get memory to build a graph: {error}"))?;
+        let codes = LargePages::new(count * blocks).map_err(no_memory)?;
         Ok(Self { blocks, codes, factors: vec![Column { scale: 0.0, half_square: 0.0 }; count], sums: vec![0; count] })
     }
 
@@ -73,7 +72,7 @@ impl Rows {
         let frame = Frame::around(size, count, |i, out| vectors.copy(i, out));
         let mut rows = Self::new(count, blocks)?;
         let columns = rows.factors.chunks_mut(BATCH).zip(rows.sums.chunks_mut(BATCH));
-        let parts = Block::of_bytes_mut(&mut rows.codes).chunks_mut(BATCH * blocks).zip(columns).enumerate();
+        let parts = rows.codes.chunks_mut(BATCH * blocks).zip(columns).enumerate();
         let parts = parts.map(|(i, (codes, (factors, sums)))| Part { first: i * BATCH, codes, factors, sums });
         let parts = Mutex::new(parts.collect::<Vec<_>>());
         on_threads(threads, || Kernel::get().run(Encode { vectors, order, frame: &frame, parts: &parts, cancel }))?;
@@ -82,7 +81,7 @@ impl Rows {
 
     /// Makes row `i` the code of `y`.
     pub(super) fn set(&mut self, i: usize, y: &[f32], encoder: &mut Encoder<'_>) {
-        let code = &mut Block::of_bytes_mut(&mut self.codes)[i * self.blocks..(i + 1) * self.blocks];
+        let code = &mut self.codes[i * self.blocks..(i + 1) * self.blocks];
         let factors = encoder.encode(y, code);
         self.factors[i] = Column { scale: factors.scale, half_square: -factors.bias };
         self.sums[i] = sum(code);
@@ -91,7 +90,7 @@ impl Rows {
     /// Row `order[i]` becomes row `i`.
     pub(super) fn in_order(&self, order: &[u32]) -> Result<Self, String> {
         let mut rows = Self::new(order.len(), self.blocks)?;
-        for (code, old) in Block::of_bytes_mut(&mut rows.codes).chunks_mut(self.blocks).zip(order) {
+        for (code, old) in rows.codes.chunks_mut(self.blocks).zip(order) {
             code.copy_from_slice(self.code(*old));
         }
         rows.factors = order.iter().map(|old| self.factors[*old as usize]).collect();
@@ -106,7 +105,7 @@ impl Rows {
     #[inline(always)]
     pub(super) fn code(&self, node: Node) -> &[Block] {
         let first = node as usize * self.blocks;
-        &Block::of_bytes(&self.codes)[first..first + self.blocks]
+        &self.codes[first..first + self.blocks]
     }
 
     /// Half the squared distance. The error of the codes can make it a little less than zero.

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lists::Lists;
 use super::rows::Rows;
-use super::{Near, on_threads};
+use super::{Near, no_memory, on_threads};
 use crate::build::{Layer, Node};
 use crate::kernel::{Isa, Kernel, Work};
+use crate::large_pages::LargePages;
 
 /// A link is dropped if its end is nearer to that of a nearer link than to the node; where a list has room left, only if it is
 /// nearer by this factor. From the start with this factor, lists in dense clusters fill up with short links alone, and
@@ -77,7 +78,7 @@ pub(super) fn refine(rows: &Rows, lists: &Lists, threads: usize, cancel: &Atomic
         starts[node + 1] += starts[node];
     }
     let mut filled = starts.clone();
-    let mut incoming = vec![Near { distance: 0.0, node: 0 }; starts[nodes]];
+    let mut incoming = LargePages::<Near>::new(starts[nodes]).map_err(no_memory)?;
     for node in 0..nodes as Node {
         for near in lists.read(node) {
             let place = &mut filled[near.node as usize];
@@ -86,7 +87,7 @@ pub(super) fn refine(rows: &Rows, lists: &Lists, threads: usize, cancel: &Atomic
         }
     }
     let limit = lists.limit();
-    let (mut links, mut degrees) = (vec![0 as Node; nodes * limit], vec![0usize; nodes]);
+    let (mut links, mut degrees) = (LargePages::<Node>::new(nodes * limit).map_err(no_memory)?, vec![0usize; nodes]);
     let parts = links.chunks_mut(BATCH * limit).zip(degrees.chunks_mut(BATCH)).enumerate();
     let parts = Mutex::new(parts.map(|(i, (links, degrees))| Part { first: i * BATCH, links, degrees }).collect());
     on_threads(threads, || {
