@@ -29,6 +29,9 @@ mod filter;
 mod id;
 mod kernel;
 mod large_pages;
+#[cfg(feature = "measure")]
+#[doc(hidden)]
+pub mod measure;
 mod operation;
 mod passing;
 mod payload;

@@ -18,8 +18,6 @@ mod schema;
 mod select;
 mod sorted;
 #[cfg(test)]
-mod speed;
-#[cfg(test)]
 mod tests;
 mod text;
 

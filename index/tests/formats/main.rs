@@ -1,57 +1,20 @@
 //! Data folders as earlier versions wrote them still open, and hold what was put into them.
 //!
-//! `tests/data/format-N` was written by the version whose format N was, by `write_a_fixture` below:
-//! `cargo test -p moco-index --test formats -- --ignored`. When the format changes, write the present one's first.
+//! `tests/data/format-N` was written by the version whose format N was, by `write.rs` beside this file:
+//! `cargo run -p moco-index --example write_format_fixture`. When the format changes, write the present one's first.
+
+mod fixture;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use moco_index::{Collection, CollectionConfig, Distance, FORMAT, HnswParams, Payload, Point, PointId, SearchRequest, Store, VectorParams};
+use moco_index::{Collection, Distance, FORMAT, Point, PointId, SearchRequest, Store};
 use serde_json::json;
-use uuid::Uuid;
+
+use crate::fixture::points;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
-}
-
-/// Twenty points of two vectors; every third lacks one.
-fn points() -> Vec<Point> {
-    (0..20u32)
-        .map(|n| {
-            let vector = |scale: f32| (0..4).map(|i| (n * 4 + i) as f32 * scale - 3.0).collect::<Vec<f32>>();
-            let mut vectors = BTreeMap::from([("image".to_owned(), vector(0.25))]);
-            if n % 3 != 0 {
-                vectors.insert(String::new(), vector(0.5));
-            }
-            let id = if n % 2 == 0 { PointId::Num(u64::from(n)) } else { PointId::Uuid(Uuid::from_u128(u128::from(n))) };
-            let payload = json!({"n": n, "nested": {"tags": ["ü", null, 1.5]}});
-            Point { id, vectors, payload: payload.as_object().unwrap().clone() }
-        })
-        .collect()
-}
-
-fn config() -> CollectionConfig {
-    let vectors = [("image", Distance::Dot), ("", Distance::Euclid)];
-    CollectionConfig {
-        vectors: vectors.map(|(name, distance)| (name.to_owned(), VectorParams::new(4, distance))).into(),
-        hnsw: HnswParams { full_scan_threshold: 12, ..HnswParams::default() },
-        metadata: Some(json!({"for": "a test"})),
-        ..CollectionConfig::default()
-    }
-}
-
-#[test]
-#[ignore = "writes a fixture"]
-fn write_a_fixture() {
-    let folder = data().join(format!("format-{FORMAT}"));
-    let store = Store::open(&folder).unwrap();
-    let collection = store.create_collection("old", config()).unwrap();
-    collection.upsert(points()).unwrap();
-    collection.upsert(vec![Point { id: PointId::Num(2), vectors: BTreeMap::new(), payload: Payload::new() }]).unwrap();
-    collection.upsert(points().drain(2..3).collect()).unwrap();
-    collection.delete(&[PointId::Num(4)]).unwrap();
-    collection.bind_model("image", "a fingerprint").unwrap();
-    collection.wait_until_built();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -106,4 +69,11 @@ fn every_format_that_was_ever_written_opens() {
         assert_eq!((collection.info().upgraded_from, collection.count()), (None, 20));
         collection.verify().unwrap();
     }
+}
+
+#[test]
+fn what_this_build_writes_is_what_the_fixtures_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    fixture::write(folder.path());
+    holds_what_was_written(&Store::open(folder.path()).unwrap().collection("old").unwrap());
 }

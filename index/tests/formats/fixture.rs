@@ -1,0 +1,46 @@
+//! What is put into a data folder of each format.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use moco_index::{CollectionConfig, Distance, HnswParams, Payload, Point, PointId, Store, VectorParams};
+use serde_json::json;
+use uuid::Uuid;
+
+/// Twenty points of two vectors; every third lacks one.
+pub(crate) fn points() -> Vec<Point> {
+    (0..20u32)
+        .map(|n| {
+            let vector = |scale: f32| (0..4).map(|i| (n * 4 + i) as f32 * scale - 3.0).collect::<Vec<f32>>();
+            let mut vectors = BTreeMap::from([("image".to_owned(), vector(0.25))]);
+            if n % 3 != 0 {
+                vectors.insert(String::new(), vector(0.5));
+            }
+            let id = if n % 2 == 0 { PointId::Num(u64::from(n)) } else { PointId::Uuid(Uuid::from_u128(u128::from(n))) };
+            let payload = json!({"n": n, "nested": {"tags": ["ü", null, 1.5]}});
+            Point { id, vectors, payload: payload.as_object().unwrap().clone() }
+        })
+        .collect()
+}
+
+fn config() -> CollectionConfig {
+    let vectors = [("image", Distance::Dot), ("", Distance::Euclid)];
+    CollectionConfig {
+        vectors: vectors.map(|(name, distance)| (name.to_owned(), VectorParams::new(4, distance))).into(),
+        hnsw: HnswParams { full_scan_threshold: 12, ..HnswParams::default() },
+        metadata: Some(json!({"for": "a test"})),
+        ..CollectionConfig::default()
+    }
+}
+
+/// Makes the data folder, in the format of this build.
+pub(crate) fn write(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let collection = store.create_collection("old", config()).unwrap();
+    collection.upsert(points()).unwrap();
+    collection.upsert(vec![Point { id: PointId::Num(2), vectors: BTreeMap::new(), payload: Payload::new() }]).unwrap();
+    collection.upsert(points().drain(2..3).collect()).unwrap();
+    collection.delete(&[PointId::Num(4)]).unwrap();
+    collection.bind_model("image", "a fingerprint").unwrap();
+    collection.wait_until_built();
+}
