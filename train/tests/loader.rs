@@ -6,6 +6,8 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt, fs::symlink},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use image::{ImageFormat, Rgb};
@@ -337,6 +339,31 @@ fn with_memory_for_them_pictures_are_read_once() {
     }
     assert_eq!(contents_of(&batches(&loader, 0, 0)), first);
     assert!(loader.skipped().is_empty());
+}
+
+#[test]
+fn decoded_pictures_are_kept_up_to_the_bytes_allowed() {
+    let root = folder(12);
+    let five = 5 * u64::from(20u32 * 16 * 3) + 100;
+    let loader = loader(root.path(), Settings { cache_bytes: five, ..settings(4) });
+    batches(&loader, 0, 0);
+    fs::remove_dir_all(root.path()).unwrap();
+    batches(&loader, 1, 0);
+    assert_eq!(loader.skipped().len(), 12 - 5);
+}
+
+#[test]
+fn no_more_is_read_ahead_than_two_batches() {
+    let root = folder(40);
+    let loader = loader(root.path(), Settings { cache_bytes: 0, ..settings(2) });
+    let mut epoch = loader.epoch(0, 0);
+    epoch.next().unwrap().unwrap();
+    // Long enough to read all of them.
+    thread::sleep(Duration::from_millis(500));
+    fs::remove_dir_all(root.path()).unwrap();
+    assert!(epoch.take_while(Result::is_ok).count() <= 2);
+    // And it was not the whole of it that had been read.
+    assert!(loader.skipped().len() >= 40 - 3 * 2);
 }
 
 #[test]
