@@ -44,6 +44,9 @@ pub(crate) fn check_sqlite() -> Result<()> {
 
 /// How long a checkpoint waits for readers, and a writer for another.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Where the header of a database has the version of the file format that writing takes, and the newest that there is.
+const WRITE_VERSION: u64 = 18;
+const NEWEST_WRITE_VERSION: u8 = 2;
 /// Of a write-ahead log, and of each page in it.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
@@ -87,6 +90,11 @@ impl Database {
             return Err(Error::Format { path: path.to_owned(), found: format as u32, supported: FORMAT });
         }
         if database.run(|connection| connection.is_readonly("main"))? {
+            // SQLite does not write to a file of a version that it does not know either.
+            let version = database.write_version()?;
+            if version > NEWEST_WRITE_VERSION {
+                return Err(database.damaged(format!("its header asks for version {version} of SQLite's file format to write to it")));
+            }
             return Err(Error::ReadOnly { path: path.to_owned() });
         }
         database.set_up_writer(synchronous)?;
@@ -94,6 +102,14 @@ impl Database {
         database.checkpoint()?;
         database.check_length()?;
         Ok((database, format as u32))
+    }
+
+    /// The version of the file format that a program must know to write to it: 1, or 2 for a write-ahead log.
+    fn write_version(&self) -> Result<u8> {
+        let io = |source| Error::io("read", &self.path, source);
+        let mut version = [0];
+        std::fs::File::open(&self.path).map_err(io)?.read_exact_at(&mut version, WRITE_VERSION).map_err(io)?;
+        Ok(version[0])
     }
 
     /// A file that lost its end is refused at once, not when somebody asks for what lay there.
