@@ -57,25 +57,32 @@ pub(crate) fn give_back_memory() {
 /// Gives back the free end of the calling thread's arena, which `malloc_trim` leaves alone in all arenas but the first. For
 /// threads that end: the next ones may be given other arenas.
 ///
-/// glibc does so itself when a block is freed and the end is longer than a threshold. That grows, to 64 MiB, with the
-/// blocks that were ever freed; setting it stops it from growing by itself, so it and the size from which blocks are
-/// mapped one by one get the values that they grow to.
+/// glibc does so itself when a block is freed and the end is longer than a threshold, which it raises, to 64 MiB at most,
+/// after blocks that were freed. To set it for a moment ends that raising for the whole process: from then on blocks of 8 MiB
+/// are mapped one by one, and an arena keeps 16 MiB at its end. Where the environment has settings of its own for glibc,
+/// they stay, and so does the memory.
 pub(crate) fn give_back_arena() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
     {
-        const LARGEST_MMAP_THRESHOLD: libc::c_int = 32 << 20;
-        /// Freeing less than 64 KiB does not make glibc look; so much is taken for a start of every arena anyway.
+        const MAPPED_FROM: libc::c_int = 8 << 20;
+        const KEPT: libc::c_int = 2 * MAPPED_FROM;
+        const SETTINGS: [&str; 4] = ["GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"];
+        /// Freeing less than 64 KiB does not make glibc look.
         const BLOCK: usize = 128 << 10;
-        static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // SAFETY: numbers; glibc takes its own lock.
+        static TURNS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        if SETTINGS.iter().any(|name| std::env::var_os(name).is_some()) {
+            return;
+        }
+        let _turn = TURNS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: numbers. Others that allocate meanwhile read the words that this sets without a lock, old or new; at worst they
+        // give back the ends of their own arenas too.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
             libc::mallopt(libc::M_TRIM_THRESHOLD, 0);
         }
         drop(std::hint::black_box(Vec::<u8>::with_capacity(BLOCK)));
         // SAFETY: as above.
-        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_MMAP_THRESHOLD) };
+        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
     }
 }
 

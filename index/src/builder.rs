@@ -208,7 +208,9 @@ impl Thread {
     /// Every living vector of the task's range; `None` when cancelled.
     fn read(&self, task: &Task, params: &VectorParams) -> Result<Option<SegmentInput>> {
         let no_memory = |source| Error::io("get memory to read the vectors of", &self.shared.path, source);
-        let expected = self.shared.state().spaces[&task.vector].live_between(task.first, task.last);
+        let space = self.shared.state().spaces[&task.vector].clone();
+        let expected = space.live_between(task.first, task.last);
+        drop(space);
         let mut input = SegmentInput {
             distance: params.distance,
             size: params.size,
@@ -307,7 +309,6 @@ mod tests {
     use super::*;
     use crate::distance::Distance;
     use crate::id::PointId;
-    use crate::large_pages::LargePages;
     use crate::tail::Owner;
 
     /// A segment of ten rows.

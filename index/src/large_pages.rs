@@ -5,14 +5,14 @@
 //! most file systems; anonymous memory can, where it asks. What would fill its last large page with little has that little
 //! on small pages: a small segment would otherwise take many times its size.
 //!
-//! It goes back to the system when it is dropped. glibc's heap learns from each large block that is freed to keep more
-//! for the next one, in every thread's arena, and gives back nothing from the end of an arena until it has twice that.
+//! It goes back to the system when it is dropped, which what was freed in a heap need not
+//! ([`give_back_arena`](crate::background::give_back_arena)).
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU64;
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 const PAGE: usize = 2 << 20;
 /// The last large page may waste one byte in so many that are asked for.
@@ -36,7 +36,8 @@ unsafe impl Zero for AtomicU64 {}
 /// Values, zero at first, that start at a multiple of a large page.
 #[derive(Debug)]
 pub(crate) struct LargePages<T> {
-    map: MmapMut,
+    /// Raw: values may be atomics, which are written through shared references.
+    map: MmapRaw,
     /// Bytes before the first value.
     first: usize,
     len: usize,
@@ -49,7 +50,7 @@ impl<T: Zero> LargePages<T> {
         let too_much = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_much)?;
         let whole = bytes.checked_next_multiple_of(PAGE).and_then(|bytes| bytes.checked_add(PAGE)).ok_or_else(too_much)?;
-        let map = MmapMut::map_anon(whole)?;
+        let map = MmapRaw::from(MmapMut::map_anon(whole)?);
         let first = map.as_ptr().align_offset(PAGE);
         #[cfg(target_os = "linux")]
         {
@@ -101,8 +102,8 @@ impl<T: Zero> Deref for LargePages<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping holds `len` values from `first` on, aligned, zero or written as such.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.first).cast(), self.len) }
+        // SAFETY: the mapping holds `len` values from `first` on, aligned, zero or written as such; the pointer may write.
+        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().add(self.first).cast(), self.len) }
     }
 }
 

@@ -362,8 +362,6 @@ fn no_more_is_read_ahead_than_two_batches() {
     thread::sleep(Duration::from_millis(500));
     fs::remove_dir_all(root.path()).unwrap();
     assert!(epoch.take_while(Result::is_ok).count() <= 2);
-    // And it was not the whole of it that had been read.
-    assert!(loader.skipped().len() >= 40 - 3 * 2);
 }
 
 #[test]

@@ -163,6 +163,10 @@ impl Listed {
 impl Store {
     /// Opens a data folder, making it if there is none. Collections are opened at their first use.
     ///
+    /// Where glibc allocates, the process gives back its free memory after each build (`malloc_trim`), and from the first one on
+    /// maps blocks of 8 MiB one by one and keeps at most 16 MiB at the end of an arena, unless the environment sets one of
+    /// `GLIBC_TUNABLES`, `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_TOP_PAD_`.
+    ///
     /// # Errors
     /// [`Error::Locked`], [`Error::ReadOnly`], [`Error::NotAFolder`], [`Error::Format`], [`Error::Damaged`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {

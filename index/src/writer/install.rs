@@ -37,7 +37,7 @@ impl Group<'_> {
             let dead: Vec<Slot> =
                 segment.iter().flat_map(|(_, segment)| segment.slots().iter().copied()).filter(|slot| !space.is_live(*slot)).collect();
             let replaced: Vec<_> = space.segments.iter().filter(|part| part.row.first >= *first && part.row.last <= *last).collect();
-            let expected = replaced.iter().map(|part| part.live).sum::<usize>() + space.tail.live_between(*first, *last);
+            let expected = space.live_between(*first, *last);
             (dead, replaced.into_iter().map(|part| part.row.clone()).collect::<Vec<_>>(), expected)
         };
         // What memory has lost sight of and the truth still holds did not die.

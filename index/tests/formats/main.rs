@@ -5,7 +5,7 @@
 
 mod fixture;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use moco_index::{Collection, Distance, FORMAT, Point, PointId, SearchRequest, Store};
@@ -71,9 +71,27 @@ fn every_format_that_was_ever_written_opens() {
     }
 }
 
+/// The tables of every database below a folder.
+fn tables(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.append(&mut tables(&path));
+        } else if path.extension().is_some_and(|extension| extension == "sqlite") {
+            let database = rusqlite::Connection::open(&path).unwrap();
+            let mut statement = database.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
+            found.extend(statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
+        }
+    }
+    found
+}
+
 #[test]
-fn what_this_build_writes_is_what_the_fixtures_hold() {
-    let folder = tempfile::tempdir().unwrap();
+fn this_build_writes_the_tables_of_the_newest_fixture() {
+    let (folder, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fixture::write(folder.path());
+    copy(&data().join(format!("format-{FORMAT}")), old.path());
+    assert!(tables(folder.path()).len() > 4);
+    assert_eq!(tables(folder.path()), tables(old.path()));
     holds_what_was_written(&Store::open(folder.path()).unwrap().collection("old").unwrap());
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
 mod fixture;
 
 fn main() {

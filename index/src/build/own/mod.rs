@@ -92,6 +92,7 @@ fn on_threads(threads: usize, work: impl Fn() + Sync) -> Result<(), String> {
         for _ in 0..threads.max(1) {
             let work = || {
                 work();
+                // Each time: it is by chance who gets this thread's arena next.
                 background::give_back_arena();
             };
             match std::thread::Builder::new().name("moco-graph".to_owned()).spawn_scoped(scope, work) {
