@@ -231,7 +231,8 @@ pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query
 // What things cost, in codes compared one here, one there. Fitted on 59,000 × 512 features, on a machine under load, by the
 // median time of 200 searches with one way forced, at ef 160 and 256, with filters that pass 90 to 5 % at random and along one
 // direction: a code took 32 ns, a walk 0.9 µs a candidate, a walk among half of the nodes 1.5 µs, a full row 0.2 µs. By these, a
-// filter on so many vectors is answered by a scan of codes where it passes less than about a fifth.
+// filter on so many vectors is answered by a scan of codes where it passes less than about a fifth. Such a walk has become a third
+// faster; but so are codes that the cache still holds (10 ns), and a scan misses nothing.
 
 /// A walk, for each candidate.
 const WALK: f64 = 29.0;

@@ -154,7 +154,8 @@ impl Accepted<'_> {
         debug_assert!((node as usize) < self.node_rows.len());
         // SAFETY: opening checked that every link is below the number of nodes, for each of which there is a row.
         let row = unsafe { *self.node_rows.get_unchecked(node as usize) };
-        self.rows.contains(row & !FURTHER) || (row & FURTHER != 0 && self.further(node))
+        let first = self.rows.contains(row & !FURTHER);
+        if row & FURTHER == 0 { first } else { first || self.further(node) }
     }
 
     #[cold]
@@ -217,6 +218,7 @@ impl Work for Walk<'_> {
 }
 
 /// The walk itself; leaves the nearest nodes in the pool.
+#[derive(Clone, Copy)]
 struct Steps<'a, I> {
     isa: I,
     segment: &'a Segment,
@@ -309,10 +311,22 @@ impl<I: Isa> Steps<'_, I> {
             Some(rows) => {
                 let node_rows = self.segment.section(Kind::NodeRows);
                 let accepted = Accepted { segment: self.segment, node_rows, rows };
-                compared += self.begin_accepted(compare, node_of(start), accepted, scratch);
-                self.nearest(compare, compared, budget, scratch, |from, scratch| self.meet_accepted(from, accepted, scratch))
+                let ef = if self.is_apart(node_of(start), accepted) { (self.ef as f64 * MORE_WHERE_APART) as usize } else { self.ef };
+                let steps = Self { ef, ..*self };
+                compared += steps.begin_accepted(compare, node_of(start), accepted, scratch);
+                steps.nearest(compare, compared, budget, scratch, |from, scratch| steps.meet_accepted(compare, from, accepted, scratch))
             }
         }
+    }
+
+    /// Do fewer than half as many of a node's neighbours pass as of all? Around a query it says that those who pass lie elsewhere.
+    fn is_apart(&self, node: Node, accepted: Accepted<'_>) -> bool {
+        let (mut links, mut passing) = (0, 0);
+        self.links.each(node as usize, |node| {
+            links += 1;
+            passing += usize::from(accepted.has(node));
+        });
+        2 * passing * self.segment.rows() < links * accepted.rows.count()
     }
 
     /// Through the upper layers: to the nearest neighbour until none is nearer.
@@ -379,23 +393,30 @@ impl<I: Isa> Steps<'_, I> {
     /// As [`Self::meet`], but only nodes that are accepted: those that `from` leads to, and where too few of those are, what
     /// the others lead to. Returns what it cost, in nodes compared.
     #[inline(always)]
-    fn meet_accepted(&self, from: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
+    fn meet_accepted<C: Compare>(&self, compare: C, from: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
         let Scratch { stamps, stamp, fresh, bridges, .. } = scratch;
         let stamp = *stamp;
         fresh.clear();
         bridges.clear();
-        let (mut links, mut found) = (0, 0);
-        self.links.each(from as usize, |node| {
+        bridges.reserve(MOST_LINKS);
+        let (mut links, mut crossable) = (0, 0);
+        let places = bridges.as_mut_ptr();
+        let mut found = self.sift(from, accepted, stamps, stamp, fresh, |node, bridge| {
+            debug_assert!(links < MOST_LINKS);
+            // SAFETY: no list is longer than what was reserved; `crossable` is at most `links`.
+            unsafe { *places.add(crossable) = node };
+            crossable += usize::from(bridge);
             links += 1;
-            if accepted.has(node) {
-                found += 1;
-                greet(node, stamps, stamp, fresh);
-            } else if stamps[node as usize] != stamp {
-                bridges.push(node);
-            }
         });
+        // SAFETY: so many were written.
+        unsafe { bridges.set_len(crossable) };
         // All of them would cost a third more time, and find no more than a larger `ef` finds in that time.
         let wanted = (3 * links) / 4;
+        if found < wanted && let Some(first) = bridges.first() {
+            self.links.prefetch(self.isa, *first as usize);
+        }
+        // Under way while the bridges are crossed.
+        fresh.iter().take(AHEAD).for_each(|node| compare.prefetch(self.isa, *node));
         let mut crossed = 0;
         for (i, bridge) in bridges.iter().enumerate() {
             if found >= wanted {
@@ -407,14 +428,44 @@ impl<I: Isa> Steps<'_, I> {
             crossed += 1;
             // What it leads to is met now, by whichever node comes to it first.
             stamps[*bridge as usize] = stamp;
-            self.links.each(*bridge as usize, |node| {
-                if accepted.has(node) {
-                    found += 1;
-                    greet(node, stamps, stamp, fresh);
-                }
-            });
+            found += self.sift(*bridge, accepted, stamps, stamp, fresh, |_, _| ());
         }
         fresh.len() + crossed
+    }
+
+    /// Puts the links in list `list` that are accepted and new into `fresh`; tells of each link whether it is neither accepted nor
+    /// met. Returns how many are accepted. No branch depends on who is: with half of them it would be guessed wrong half of the time.
+    #[inline(always)]
+    fn sift(
+        &self,
+        list: Node,
+        accepted: Accepted<'_>,
+        stamps: &mut [u8],
+        stamp: u8,
+        fresh: &mut Vec<Node>,
+        mut see: impl FnMut(Node, bool),
+    ) -> usize {
+        fresh.reserve(MOST_LINKS);
+        let (mut found, mut count, places) = (0, fresh.len(), fresh.spare_capacity_mut().as_mut_ptr());
+        let before = count;
+        self.links.each(list as usize, |node| {
+            debug_assert!((node as usize) < stamps.len() && count - before < MOST_LINKS);
+            let passes = accepted.has(node);
+            // SAFETY: opening checked that links are below the number of nodes, for each of which there is a stamp, and that
+            // no list is longer than what was reserved.
+            unsafe {
+                let met = stamps.get_unchecked_mut(node as usize);
+                let new = *met != stamp;
+                (*places.add(count - before)).write(node);
+                count += usize::from(passes & new);
+                *met = if passes { stamp } else { *met };
+                see(node, !passes & new);
+            }
+            found += usize::from(passes);
+        });
+        // SAFETY: so many were written.
+        unsafe { fresh.set_len(count) };
+        found
     }
 
     /// Puts into the pool what a walk among accepted nodes begins with: those around `start`, which the accepted ones may be
@@ -423,7 +474,7 @@ impl<I: Isa> Steps<'_, I> {
     fn begin_accepted<C: Compare>(&self, compare: C, start: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
         let stamp = scratch.stamp;
         scratch.stamps[start as usize] = stamp;
-        let cost = self.meet_accepted(start, accepted, scratch);
+        let cost = self.meet_accepted(compare, start, accepted, scratch);
         let Scratch { stamps, fresh, pool, .. } = scratch;
         if accepted.has(start) {
             fresh.push(start);
@@ -515,6 +566,9 @@ fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
     Some(place)
 }
 
+/// Where the nearest that pass are far from the query, many are about as far, and more of them have to be kept to hold the right
+/// ones: on 59,000 × 512 features, recall@10 of the half that is far from the query was .984 with as many, .991 with so many.
+const MORE_WHERE_APART: f64 = 1.75;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
