@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 pub(crate) use bits::Bits;
 pub(crate) use scan::nearness;
+pub(crate) use walk::more_candidates;
 pub(crate) use write::write;
 
 use self::format::{Header, Kind};
