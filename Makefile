@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # AddressSanitizer and valgrind look at what `unsafe` code reads and writes: the kernels, and whatever reads segments.
 SANITISED := kernel:: codes:: segment:: build:: large_pages:: vector_index::
 
-.PHONY: help setup clients build test torture sanitise demo bench-index page-check audit check-setup docker-check
+.PHONY: help setup clients build test torture sanitise neon demo bench-index page-check audit check-setup docker-check
 
 help:
 	@echo 'make demo          train on the pictures of tests/data, export, serve, and search them in a browser'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test          every test, from nothing (what .ci/run does); ONLY=words runs the tests whose name holds one'
 	@echo 'make torture       the attacks on the index at full length (an hour); PART=0.1 does a tenth, SEED=7 other ones'
 	@echo "make sanitise      the index's unsafe code under AddressSanitizer, each kernel; VALGRIND=1 under valgrind too (it must be installed)"
+	@echo "make neon          the same tests with the kernels of 64-bit ARM, under qemu (it must be installed)"
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
@@ -75,6 +76,14 @@ ifneq ($(filter-out 0,$(VALGRIND)),)
 			$(CARGO) test --locked -p moco-index --lib -- $(SANITISED) || exit 1; \
 	done
 endif
+
+# The kernels that x86 has not: compiled for 64-bit ARM, and run by qemu, which is slow.
+neon:
+	@command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && rustc --print target-libdir --target aarch64-unknown-linux-gnu | xargs test -d \
+		|| { echo '`make neon` needs qemu and a compiler for ARM (Debian and Ubuntu: `apt-get install qemu-user gcc-aarch64-linux-gnu`), and `rustup target add aarch64-unknown-linux-gnu`' >&2; exit 1; }
+	MOCO_INDEX_KERNEL=neon CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
+		$(CARGO) test --locked -p moco-index --no-default-features --target aarch64-unknown-linux-gnu --lib -- $(SANITISED)
 
 demo: build
 	@$(TARGET)/release/moco-demo $(if $(filter-out 0,$(EXIT)),--exit) $(if $(IMAGES),--images '$(IMAGES)') $(if $(PORT),--port '$(PORT)')

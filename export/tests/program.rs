@@ -3,7 +3,9 @@
 mod support;
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -90,6 +92,29 @@ fn pictures_of_a_folder_are_used_and_what_is_none_is_counted() {
     let error = refusal(folder.path(), &["onnx", "encoder.safetensors", "-o", "other.onnx", "--images", "nowhere"], 1);
     assert!(error.starts_with("error: cannot read nowhere"), "{error}");
     assert!(!folder.path().join("other.onnx").exists());
+}
+
+#[test]
+fn names_need_not_be_utf_8() {
+    let (folder, encoder) = folder_with_encoder(Head::None {});
+    let named = |bytes: &[u8]| folder.path().join(OsStr::from_bytes(bytes));
+    let (source, model, images) = (named(b"r\xe9seau.safetensors"), named(b"mod\xe8le.onnx"), named(b"\xff"));
+    fs::rename(folder.path().join("encoder.safetensors"), &source).unwrap();
+    fs::create_dir(&images).unwrap();
+    pictures::built_in(&encoder.manifest().preprocessing)[0].save(images.join("0.png")).unwrap();
+    fs::rename(images.join("0.png"), images.join(OsStr::from_bytes(b"caf\xe9.png"))).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let program = || Command::new(env!("CARGO_BIN_EXE_moco-export"));
+    let said = run(program().arg("onnx").arg(&source).arg("-o").arg(&model).arg("--images").arg(&images));
+    assert!(said.contains(": 1 pictures, ") && said.contains("wrote "), "{said}");
+    for (file, kind) in [(&source, "encoder"), (&model, "model")] {
+        let about: serde_json::Value = serde_json::from_str(&run(program().arg("inspect").arg(file).arg("--json"))).unwrap();
+        assert_eq!((about["kind"].as_str().unwrap(), about["fingerprint"].clone()), (kind, fingerprint(file).unwrap().into()));
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
@@ -139,12 +140,9 @@ impl Database {
     /// Copies the file as it is at this moment, its log included, into a new one without free pages. The copy is not synced.
     pub(crate) fn copy(path: &Path, to: &Path) -> Result<()> {
         let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        let to = to.to_str().ok_or_else(|| Error::Io {
-            action: "write",
-            path: to.to_owned(),
-            source: std::sync::Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidInput, "its path is not UTF-8")),
-        })?;
-        database.run(|connection| connection.execute("VACUUM INTO ?", [to]).map(drop))
+        // As bytes: SQLite opens what it is given, and a path need not be UTF-8.
+        let to = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_encoded_bytes()));
+        database.run(|connection| connection.execute("VACUUM INTO ?", [&to]).map(drop))
     }
 
     /// A second connection to an open file, which only reads.

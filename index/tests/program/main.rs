@@ -4,7 +4,9 @@ mod bad_input;
 mod fake_qdrant;
 mod qdrant;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -104,6 +106,29 @@ fn what_is_built_is_found_described_and_sound() {
     assert_eq!(stats.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>()[..5], ["pets", "(unnamed)", "Cosine", "3", "50"]);
     let said = printed(folder.path(), &["verify", "data"]);
     assert!(said.starts_with("pets: 50 points, every checksum right; unnamed vector: 50 in their places"), "{said}");
+}
+
+#[test]
+fn names_of_files_and_folders_need_not_be_utf_8() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |bytes: &[u8]| folder.path().join(OsStr::from_bytes(bytes));
+    let (vectors, data, snapshot) = (named(b"caf\xe9.npy"), named(b"donn\xe9es"), named(b"\xff.snapshot"));
+    fs::write(&vectors, npy_f32(&arc(50))).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let program = || Command::new(PROGRAM);
+    run(program().arg("build").arg(&vectors).arg("-o").arg(&data).args(["--collection", "arc"]));
+    // The first process is over: what the second one reads is on disk.
+    let found = run(program().arg("search").arg(&data).args(["--vector", "[1, 0, 0]", "-k", "3", "--json"]));
+    assert_eq!(ids_of_hits(&json_lines(&found)[0]), [0, 1, 2]);
+    run(program().arg("backup").arg(&data).arg("-o").arg(&snapshot));
+    run(program().arg("restore").arg(&snapshot).arg("-o").arg(&data).args(["--collection", "again"]));
+    let said = run(program().arg("verify").arg(&data));
+    assert!(said.contains("again: 50 points, every checksum right"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing was written under another name");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! A server's life: configured, probed, signalled, ended with everything it accepted.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::Stdio;
 
 use serde_json::json;
 
-use super::support::{DIM, MODEL, Server, jpegs, program, run};
+use super::support::{DIM, MODEL, Server, base64, jpegs, program, run};
 
 #[test]
 fn standard_output_has_one_line_and_the_log_goes_to_standard_error() {
@@ -24,6 +26,23 @@ fn standard_output_has_one_line_and_the_log_goes_to_standard_error() {
     let mut log = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
     assert!(log.contains("listening"), "{log}");
+}
+
+#[test]
+fn names_of_model_and_data_folder_need_not_be_utf_8() {
+    let folder = tempfile::tempdir().unwrap();
+    let [model, data] = [&b"mod\xe8le.onnx"[..], b"donn\xe9es"].map(|name| folder.path().join(OsStr::from_bytes(name)));
+    fs::copy(&*MODEL, &model).unwrap();
+    for stored in [0, 1] {
+        let server = Server::on(&model, Some(&data), &[]);
+        if stored == 0 {
+            server.collection("pets");
+            let image = base64(&jpegs()[0]);
+            server.put("/collections/pets/points?wait=true", &json!({"points": [{"id": 1, "vector": {"image": image}}]})).result();
+        }
+        assert_eq!(server.count("pets"), 1);
+        server.stop();
+    }
 }
 
 #[test]
