@@ -79,9 +79,9 @@ endif
 
 # The kernels that x86 has not: compiled for 64-bit ARM, and run by qemu, which is slow.
 neon:
-	@command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && rustc --print target-libdir --target aarch64-unknown-linux-gnu | xargs test -d \
-		|| { echo '`make neon` needs qemu and a compiler for ARM (Debian and Ubuntu: `apt-get install qemu-user gcc-aarch64-linux-gnu`), and `rustup target add aarch64-unknown-linux-gnu`' >&2; exit 1; }
-	MOCO_INDEX_KERNEL=neon CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	@command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && test -d "$$(rustc --print target-libdir --target aarch64-unknown-linux-gnu)" \
+		|| { echo '`make neon` needs qemu and a compiler for ARM (Debian and Ubuntu: `apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross`), and `rustup target add aarch64-unknown-linux-gnu`' >&2; exit 1; }
+	MOCO_INDEX_KERNEL=neon CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
 		$(CARGO) test --locked -p moco-index --no-default-features --target aarch64-unknown-linux-gnu --lib -- $(SANITISED)
 

@@ -32,7 +32,7 @@ pub struct SearchRequest {
     pub limit: usize,
     /// Nearest hits to leave out first.
     pub offset: usize,
-    /// Candidates kept during a walk; the collection's `ef_search` if `None`.
+    /// Candidates kept during a walk, more with a filter; the collection's `ef_search` if `None`.
     pub ef: Option<usize>,
     /// Compare with every vector.
     pub exact: bool,
@@ -230,16 +230,17 @@ pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query
 // What things cost, in codes compared one here, one there. Fitted on 59,000 × 512 features, on a machine under load, by the
 // median time of 200 searches with one way forced, at ef 160 and 256, with filters that pass 90 to 5 % at random and along one
 // direction: a code took 32 ns, a walk 0.9 µs a candidate, a walk among half of the nodes 1.5 µs, a full row 0.2 µs. By these, a
-// filter on so many vectors is answered by a scan of codes where it passes less than about a fifth. Such a walk has become a third
-// faster; but so are codes that the cache still holds (10 ns), and a scan misses nothing.
+// filter on so many vectors is answered by a scan of codes where it passes less than about a quarter. A walk among half of them has
+// become a third faster since (`benches/peers/filters.py` tells); but a scan misses nothing. That a walk keeps more or fewer by where
+// it begins is not foreseen.
 
 /// A walk, for each candidate.
 const WALK: f64 = 29.0;
 /// A walk among those that pass, for each candidate of the more that it keeps,
 const FILTERED_WALK: f64 = 32.0;
 /// and for each list that it reads to find enough of them: so many by the share that passes, and at most about a node's links. Of a
-/// million × 512 at ef 160, a walk took 1.1 ms where a tenth passes, 2.3 ms where 5 % do and 3.0 ms where 3 % do, and missed a
-/// twentieth; to compare the codes of those 3 % took 1.5 ms and missed nothing.
+/// million × 512 at ef 160, a walk took 1.1 ms where a tenth passes, 2.3 ms where 5 % do and 3.0 ms where 3 % do, and found
+/// .95, .95 and .94; to compare the codes of 5 % and 3 % took 2.4 and 1.5 ms and found all.
 const LIST: f64 = 10.0;
 const LISTS: f64 = 0.75;
 const MOST_LISTS: f64 = 32.0;

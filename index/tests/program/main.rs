@@ -108,6 +108,7 @@ fn what_is_built_is_found_described_and_sound() {
     assert!(said.starts_with("pets: 50 points, every checksum right; unnamed vector: 50 in their places"), "{said}");
 }
 
+/// A snapshot under such a name used to be refused.
 #[test]
 fn names_of_files_and_folders_need_not_be_utf_8() {
     let folder = tempfile::tempdir().unwrap();

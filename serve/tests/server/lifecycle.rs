@@ -33,9 +33,9 @@ fn names_of_model_and_data_folder_need_not_be_utf_8() {
     let folder = tempfile::tempdir().unwrap();
     let [model, data] = [&b"mod\xe8le.onnx"[..], b"donn\xe9es"].map(|name| folder.path().join(OsStr::from_bytes(name)));
     fs::copy(&*MODEL, &model).unwrap();
-    for stored in [0, 1] {
+    for is_first_start in [true, false] {
         let server = Server::on(&model, Some(&data), &[]);
-        if stored == 0 {
+        if is_first_start {
             server.collection("pets");
             let image = base64(&jpegs()[0]);
             server.put("/collections/pets/points?wait=true", &json!({"points": [{"id": 1, "vector": {"image": image}}]})).result();
