@@ -4,8 +4,8 @@
 //! A sorted pool of the `ef` nearest is both what is open and what is kept. With a filter, or where rows died, the walk goes
 //! among the accepted nodes only, as if the others were not there; where a node has too few accepted neighbours, those of
 //! its other neighbours take their place (ACORN, <https://arxiv.org/abs/2403.04871>). So it costs not much more than without a
-//! filter, wherever the accepted nodes lie, as long as they are not few. It can miss those that others cut off, and it can cost as much as a scan: the
-//! budget ends it before, and who asked compares how many it found with how many there are.
+//! filter, wherever the accepted nodes lie, as long as they are not few. It can miss those that others cut off, and it can
+//! cost as much as a scan: the budget ends it before, and who asked compares how many it found with how many there are.
 
 use std::cell::RefCell;
 
@@ -70,9 +70,9 @@ struct Exhausted;
 
 impl Segment {
     /// The nearest rows among those in `accept` (all, if `None`), about as an exact search would find them; the nearest first,
-    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter (`ef_among`). `None`: more than `budget` nodes were
-    /// compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then a scan is to be
-    /// preferred.
+    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter (`ef_among`). `None`: more than
+    /// `budget` nodes were compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then
+    /// a scan is to be preferred.
     pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
         assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         if !self.has_graph() {
@@ -594,7 +594,7 @@ const MORE_CANDIDATES: f64 = 0.8;
 /// Nodes around the beginning of a walk whose links tell how many pass there.
 const AROUND: usize = 9;
 /// Where the nearest that pass are far from the query, many are about as far, and more of them have to be kept to hold the right
-/// ones: on 59,000 × 512 features, recall@10 of the half that is far from the query was .984 with as many, .991 with so many.
+/// ones: on 59,000 × 512 features, recall@10 of the half that is far from the query was .984 with as many, .990 with so many.
 const MORE_WHERE_APART: f64 = 1.85;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
