@@ -2,8 +2,9 @@
 //!
 //! Policy: below `full_scan_threshold` vectors there are no segments. Above it the tail becomes a segment whenever it
 //! holds more than a scan should bear; segments of like size that lie side by side are merged, so that their number
-//! stays logarithmic; one that lost a fifth of its vectors, or its file, is built anew. Vectors are always read from the
-//! truth, their checksums verified: a damaged segment cannot hand its damage on.
+//! stays logarithmic; one that lost a fifth of its vectors, or its file, is built anew. Vectors of the tail are taken where
+//! they lie: what was written or, at the start, read and verified. Those of segments are read from the truth, their
+//! checksums verified: a damaged segment cannot hand its damage on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::large_pages::LargePages;
 #[cfg(test)]
 use crate::schedules;
-use crate::segment::{self, Segment, SegmentInput, SegmentParams, Stamp, Verify};
+use crate::segment::{self, RowVectors, Segment, SegmentInput, SegmentParams, Stamp, Verify};
 use crate::state::{Body, Part, Space};
 use crate::sync::mpsc::Receiver;
+use crate::tail::Tail;
 use crate::truth::{SegmentRow, Slot};
 use crate::writer::{Install, Jobs, Write};
 
@@ -207,18 +209,15 @@ impl Thread {
 
     /// Every living vector of the task's range; `None` when cancelled.
     fn read(&self, task: &Task, params: &VectorParams) -> Result<Option<SegmentInput>> {
-        let no_memory = |source| Error::io("get memory to read the vectors of", &self.shared.path, source);
         let space = self.shared.state().spaces[&task.vector].clone();
+        if space.segments.iter().all(|part| part.row.last < task.first || part.row.first > task.last) {
+            return Ok(Some(of_tail(&space.tail, task, params)));
+        }
         let expected = space.live_between(task.first, task.last);
         drop(space);
-        let mut input = SegmentInput {
-            distance: params.distance,
-            size: params.size,
-            slots: Vec::with_capacity(expected),
-            points: Vec::with_capacity(expected),
-            ids: Vec::with_capacity(expected),
-            vectors: LargePages::with_capacity(expected * params.size).map_err(no_memory)?,
-        };
+        let no_memory = |source| Error::io("get memory to read the vectors of", &self.shared.path, source);
+        let mut vectors = LargePages::with_capacity(expected * params.size).map_err(no_memory)?;
+        let mut input = empty_input(params, expected);
         let mut first = task.first;
         while first <= task.last {
             if self.shared.closing.load(Ordering::Relaxed) {
@@ -233,14 +232,42 @@ impl Thread {
                 input.slots.push(row.slot);
                 input.points.push(row.point);
                 input.ids.push(*id);
-                input.vectors.extend_from_slice(&row.vector).map_err(no_memory)?;
+                vectors.extend_from_slice(&row.vector).map_err(no_memory)?;
             }
             match chunk.last() {
                 Some((row, _)) if chunk.len() == CHUNK => first = row.slot + 1,
                 _ => break,
             }
         }
-        Ok(Some(input))
+        Ok(Some(SegmentInput { vectors: RowVectors::Copied(vectors), ..input }))
+    }
+}
+
+/// The vectors of a range that no segment answers for any part of.
+fn of_tail(tail: &Tail, task: &Task, params: &VectorParams) -> SegmentInput {
+    let mut input = empty_input(params, tail.live_between(task.first, task.last));
+    let (mut blocks, mut places) = (Vec::new(), Vec::new());
+    for (vectors, rows) in tail.blocks_between(task.first, task.last) {
+        for (place, owner) in rows {
+            input.slots.push(owner.slot);
+            input.points.push(owner.point);
+            input.ids.push(owner.id);
+            places.push((blocks.len() as u32, place as u32));
+        }
+        blocks.push(Arc::clone(vectors));
+    }
+    SegmentInput { vectors: RowVectors::Shared { blocks, places }, ..input }
+}
+
+/// Without rows, with room for `rows`.
+fn empty_input(params: &VectorParams, rows: usize) -> SegmentInput {
+    SegmentInput {
+        distance: params.distance,
+        size: params.size,
+        slots: Vec::with_capacity(rows),
+        points: Vec::with_capacity(rows),
+        ids: Vec::with_capacity(rows),
+        vectors: RowVectors::Shared { blocks: Vec::new(), places: Vec::new() },
     }
 }
 
@@ -319,7 +346,7 @@ mod tests {
             size: 1,
             points: slots.iter().map(|slot| *slot as u32).collect(),
             ids: slots.iter().map(|slot| PointId::Num(*slot)).collect(),
-            vectors: LargePages::of(&slots.iter().map(|slot| *slot as f32).collect::<Vec<_>>()),
+            vectors: RowVectors::Copied(LargePages::of(&slots.iter().map(|slot| *slot as f32).collect::<Vec<_>>())),
             slots,
         };
         let file = format!("{first}.segment");

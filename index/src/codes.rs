@@ -79,8 +79,8 @@ impl Frame {
     #[inline(always)]
     fn bias(&self, distance: Distance, y: &[f32]) -> f32 {
         match distance {
-            Distance::Euclid | Distance::Manhattan => -0.5 * squared_length(y),
-            Distance::Cosine => y.iter().zip(&self.centre).map(|(y, c)| f64::from(*y) * f64::from(*c) / self.unit).sum::<f64>() as f32,
+            Distance::Euclid | Distance::Manhattan => -0.5 * product(y, y) as f32,
+            Distance::Cosine => (product(y, &self.centre) / self.unit) as f32,
             Distance::Dot => 0.0,
         }
     }
@@ -88,12 +88,12 @@ impl Frame {
 
 /// In eight running sums, for the vector instructions of whoever calls it.
 #[inline(always)]
-fn squared_length(y: &[f32]) -> f32 {
+fn product(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0f64; 8];
-    for y in y.chunks(8) {
-        sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += f64::from(*y) * f64::from(*y));
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += f64::from(*a) * f64::from(*b));
     }
-    sums.iter().sum::<f64>() as f32
+    sums.iter().sum()
 }
 
 /// What turns a product with a row's code into a nearness.
@@ -179,7 +179,7 @@ fn encode_int8(y: &[f32], code: &mut [Block]) -> f32 {
 fn encode_int4(y: &[f32], code: &mut [Block], tried: &mut Vec<u8>) -> f32 {
     let largest = largest(y).max(f32::MIN_POSITIVE);
     let (mut best, mut best_scale) = (-1f32, 0f32);
-    let square = squared_length(y);
+    let square = product(y, y) as f32;
     code.fill(Block([0; BLOCK]));
     for part in INT4_STEPS {
         let step = 7.5 / (largest * part);

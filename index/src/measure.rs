@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::PointId;
 use crate::kernel::Kernel;
 use crate::large_pages::LargePages;
-use crate::segment::{self, Bits, Row, Scored, Segment, SegmentInput, SegmentParams, SegmentStats, Stamp, Verify};
+use crate::segment::{self, Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentStats, Stamp, Verify};
 
 /// The kernel that compares: `avx512`, `avx2`, `neon` or `portable`.
 #[must_use]
@@ -34,7 +34,7 @@ impl Rows {
             slots: (0..u64::from(rows)).collect(),
             points: (0..rows).collect(),
             ids: (0..u64::from(rows)).map(PointId::Num).collect(),
-            vectors: LargePages::of(vectors),
+            vectors: RowVectors::Copied(LargePages::of(vectors)),
         })
     }
 }

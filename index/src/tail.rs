@@ -137,6 +137,15 @@ impl Tail {
         })
     }
 
+    /// By block, its vectors and the living rows of slots `first..=last` with their places in it.
+    pub(crate) fn blocks_between(&self, first: Slot, last: Slot) -> impl Iterator<Item = (&Arc<Vec<f32>>, Vec<(usize, &Owner)>)> {
+        let blocks = self.blocks.iter().map(move |block| {
+            let rows = block.live_places().map(|place| (place, &block.owners[place]));
+            (&block.vectors, rows.filter(|(_, owner)| (first..=last).contains(&owner.slot)).collect::<Vec<_>>())
+        });
+        blocks.filter(|(_, rows)| !rows.is_empty())
+    }
+
     /// The slot of the newest living row.
     pub(crate) fn last_slot(&self) -> Option<Slot> {
         let block = self.blocks.iter().rev().find(|block| block.live_rows > 0)?;
@@ -194,6 +203,22 @@ mod tests {
         assert_eq!(slots(&tail), (10..9010).step_by(3).filter(|slot| slot % 2 == 1).collect::<Vec<Slot>>());
         assert!(tail.rows().all(|(owner, vector)| vector == [owner.slot as f32]));
         assert_eq!((tail.live(), tail.last_slot()), (1500, Some(9007)));
+    }
+
+    #[test]
+    fn what_a_builder_takes_of_a_range_lives_and_stays_as_it_is() {
+        let mut tail = Tail::new(1);
+        (0..500).for_each(|slot| tail.append(&[slot as f32], owner(slot)));
+        (0..500).filter(|slot| slot % 3 == 0 || (128..192).contains(slot)).for_each(|slot| assert!(tail.kill(slot)));
+        let expected: Vec<Slot> = (70..=400).filter(|slot| slot % 3 != 0 && !(128..192).contains(slot)).collect();
+        let mut taken = Vec::new();
+        for (vectors, rows) in tail.blocks_between(70, 400) {
+            taken.extend(rows.into_iter().map(|(place, owner)| (Arc::clone(vectors), place, owner.slot)));
+        }
+        tail.release(0, 500);
+        tail.append(&[7.0], owner(600));
+        assert_eq!(taken.iter().map(|(.., slot)| *slot).collect::<Vec<Slot>>(), expected);
+        assert!(taken.iter().all(|(vectors, place, slot)| vectors[*place] == *slot as f32));
     }
 
     #[test]

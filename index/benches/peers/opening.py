@@ -47,7 +47,7 @@ LARGE_ROWS = [row for row in ROWS if not row.startswith("usearch")]
 def open_ours(dataset, index, how, program, scratch):
     ours = Ours(program)
     try:
-        opened = ours.open(index.file, dataset.folder / "queries.npy", scratch, ["--verify", how])
+        opened = ours.open(index.file, dataset.folder / "queries.npy", scratch, ["--verify", how, "--ef", str(EF)])
         latencies, ids = ours.timed_search(K, EF)
     finally:
         ours.close()

@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Import, stop: &Stop) -> Result<()> {
 fn into_collection(
     arguments: &Import,
     config: CollectionConfig,
-    points: impl Iterator<Item = Result<Point>>,
+    points: impl Iterator<Item = Result<Point>> + Send,
     total: Option<u64>,
     stop: &Stop,
 ) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Writing many points into a collection: batches, progress, and an orderly stop.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -46,8 +46,8 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// Writes all points, in their order. Returns how many.
-    pub(crate) fn write(&self, points: impl Iterator<Item = Result<Point>>, total: Option<u64>, stop: &Stop) -> Result<u64> {
+    /// Writes all points, in their order, while the next are read. Returns how many.
+    pub(crate) fn write(&self, points: impl Iterator<Item = Result<Point>> + Send, total: Option<u64>, stop: &Stop) -> Result<u64> {
         let bar = match total {
             Some(total) => progress::of_points(total, "writing"),
             None => progress::spinner("writing"),
@@ -55,17 +55,21 @@ impl<'a> Target<'a> {
         let bytes: usize = self.collection.config().vectors.values().map(|params| 4 * params.size).sum();
         let batch = (BATCH_BYTES / bytes.max(1)).clamp(1, BATCH_POINTS);
         let mut written = 0;
-        let mut points = points.peekable();
-        while points.peek().is_some() {
-            let stored = || format!("stopped: {written} points are stored in collection `{}`", self.name);
-            stop.check(stored)?;
-            let points: Vec<Point> = points.by_ref().take(batch).collect::<Result<_>>()?;
-            let count = points.len() as u64;
-            let (first, last) = (points[0].id, points[points.len() - 1].id);
-            self.collection.upsert(points).with_context(|| format!("writing points {first} to {last}"))?;
-            written += count;
-            bar.inc(count);
-        }
+        std::thread::scope(|scope| -> Result<()> {
+            let (sender, batches) = mpsc::sync_channel(1);
+            scope.spawn(move || read(points, batch, &sender));
+            for points in batches {
+                let stored = || format!("stopped: {written} points are stored in collection `{}`", self.name);
+                stop.check(stored)?;
+                let points: Vec<Point> = points?;
+                let count = points.len() as u64;
+                let (first, last) = (points[0].id, points[points.len() - 1].id);
+                self.collection.upsert(points).with_context(|| format!("writing points {first} to {last}"))?;
+                written += count;
+                bar.inc(count);
+            }
+            Ok(())
+        })?;
         bar.finish_and_clear();
         Ok(written)
     }
@@ -85,6 +89,19 @@ impl<'a> Target<'a> {
             "stopped: all points are stored in collection `{}`; what is missing of its graph is built when it is next opened",
             self.name
         )
+    }
+}
+
+/// Gives points in batches to whoever writes them; an error in the place of the batch it was met in.
+fn read(points: impl Iterator<Item = Result<Point>>, batch: usize, to: &SyncSender<Result<Vec<Point>>>) {
+    let mut points = points.peekable();
+    while points.peek().is_some() {
+        let points: Result<Vec<Point>> = points.by_ref().take(batch).collect();
+        let failed = points.is_err();
+        // Nobody takes them once writing has failed.
+        if to.send(points).is_err() || failed {
+            return;
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 mod bits;
 mod compare;
 mod format;
+mod input;
 mod links;
 mod open;
 mod rescore;
@@ -30,6 +31,7 @@ use memmap2::Mmap;
 use uuid::Uuid;
 
 pub(crate) use bits::Bits;
+pub(crate) use input::{RowVectors, SegmentInput};
 pub(crate) use scan::nearness;
 pub(crate) use walk::more_candidates;
 pub(crate) use write::write;
@@ -52,36 +54,6 @@ pub(crate) const UNFINISHED_SUFFIX: &str = "building";
 
 /// Set in a node's row: the node has further rows.
 const FURTHER: u32 = 1 << 31;
-
-/// Rows to make a segment of. All columns have one length.
-#[derive(Debug)]
-pub(crate) struct SegmentInput {
-    pub(crate) distance: Distance,
-    /// Dimensions.
-    pub(crate) size: usize,
-    /// Ascending.
-    pub(crate) slots: Vec<u64>,
-    pub(crate) points: Vec<u32>,
-    pub(crate) ids: Vec<PointId>,
-    /// Rows × dimensions, as they are stored: finite; under Cosine of length one, or zero.
-    pub(crate) vectors: LargePages<f32>,
-}
-
-impl SegmentInput {
-    fn check(&self) {
-        let rows = self.slots.len();
-        assert!(
-            self.points.len() == rows && self.ids.len() == rows && self.vectors.len() == rows * self.size,
-            "all columns have one length"
-        );
-        assert!(self.slots.is_sorted_by(|a, b| a < b), "slots ascend");
-        assert!(rows < FURTHER as usize, "a segment holds fewer than 2^31 rows");
-    }
-
-    fn vector(&self, row: Row) -> &[f32] {
-        &self.vectors[row as usize * self.size..][..self.size]
-    }
-}
 
 /// How to make a segment.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +188,9 @@ unsafe impl Plain for Factors {}
 // SAFETY: numbers.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
+/// Bytes whose pages are asked for at a time.
+const POPULATED: usize = 4 << 20;
+
 impl Segment {
     fn section<T: Plain>(&self, kind: Kind) -> &[T] {
         let range = self.header.section(kind).range();
@@ -248,6 +223,12 @@ impl Segment {
         }
         let mut copy = LargePages::new(end - start).map_err(|source| Error::io("get memory for", &self.path, source))?;
         let first = self.header.section(Kind::WALKED[0]).offset;
+        // All pages soon: walks read the file meanwhile, and need not wait for one after the other. Not all at once: whoever
+        // wants memory would wait.
+        #[cfg(target_os = "linux")]
+        for at in (first..end).step_by(POPULATED) {
+            let _ = self.map.advise_range(memmap2::Advice::PopulateRead, at, POPULATED.min(end - at));
+        }
         copy[first - start..].copy_from_slice(&self.map[first..end]);
         // Another thread may have been first.
         let _ = self.resident.set(copy);

@@ -1,8 +1,10 @@
 //! Mapping a segment, and believing none of it before it is checked.
 
 use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_128;
@@ -12,6 +14,10 @@ use super::{FURTHER, Segment, Stamp, Verify};
 use crate::build::MOST_LINKS;
 use crate::codes::Frame;
 use crate::error::{Error, Result};
+use crate::kernel::{Isa, Kernel, Work};
+
+/// From so many bytes on a second thread is worth its start.
+const MUCH: usize = 8 << 20;
 
 impl Segment {
     /// Maps the segment at `path`, which must be the one that `stamp` was made of. Fails with [`Error::DamagedSegment`] on
@@ -51,13 +57,9 @@ impl Segment {
             row_nodes: OnceLock::new(),
             by_point: OnceLock::new(),
         };
-        for kind in Kind::ALL {
-            let large = matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
-            if verify == Verify::Eager || !large {
-                segment.verify_section(kind)?;
-            }
-        }
-        segment.check_structure().map_err(|(kind, reason)| damaged(kind.name(), reason))?;
+        let large = |kind: &Kind| matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| verify == Verify::Eager || !large(kind)).collect();
+        segment.verify_and_check(&kinds)?;
         segment.frame.centre = segment.section::<f32>(Kind::Centre).to_vec();
         Ok(segment)
     }
@@ -69,6 +71,34 @@ impl Segment {
             return Err(self.damaged("header", "its hash is wrong".to_owned()));
         }
         Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))
+    }
+
+    /// Hashes these sections and checks the structure, at the same time where there is much to read.
+    fn verify_and_check(&self, kinds: &[Kind]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let hash = || -> Result<(), (usize, Error)> {
+            loop {
+                let claimed = next.fetch_add(1, Ordering::Relaxed);
+                let Some(kind) = kinds.get(claimed) else { return Ok(()) };
+                self.verify_section(*kind).map_err(|error| (claimed, error))?;
+            }
+        };
+        let check = || self.check_structure().map_err(|(kind, reason)| self.damaged(kind.name(), reason));
+        let bytes: usize = kinds.iter().map(|kind| self.header.section(*kind).length).sum();
+        let (hashed, also, checked) = std::thread::scope(|scope| {
+            let helper = || std::thread::Builder::new().name("moco-verify".to_owned()).spawn_scoped(scope, hash);
+            // Should there be no thread, this one does all.
+            let helper = (bytes >= MUCH).then(helper).and_then(Result::ok);
+            let checked = check();
+            let hashed = hash();
+            (hashed, helper.map_or(Ok(()), |helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic))), checked)
+        });
+        // What a hash tells is the cause of what looks wrong.
+        match (hashed, also) {
+            (Err((_, error)), Ok(())) | (Ok(()), Err((_, error))) => Err(error),
+            (Err((a, error)), Err((b, other))) => Err(if a < b { error } else { other }),
+            (Ok(()), Ok(())) => checked,
+        }
     }
 
     fn verify_section(&self, kind: Kind) -> Result<()> {
@@ -99,11 +129,7 @@ impl Segment {
         for (layer, (first, nodes)) in self.layer_starts.iter().zip(&self.header.layers).enumerate() {
             let list = |i: usize| starts[first + i] as usize * width;
             let links = &links[list(0)..list(*nodes as usize)];
-            let largest = match width {
-                2 => links.as_chunks::<2>().0.iter().map(|link| u32::from(u16::from_le_bytes(*link))).max(),
-                3 => links.as_chunks::<3>().0.iter().map(|[a, b, c]| u32::from_le_bytes([*a, *b, *c, 0])).max(),
-                _ => links.as_chunks::<4>().0.iter().map(|link| u32::from_le_bytes(*link)).max(),
-            };
+            let largest = Kernel::get().run(Largest { links, width });
             if let Some(link) = largest.filter(|link| link >= nodes) {
                 return Err((Kind::Links, format!("layer {layer} has {nodes} nodes and a link to node {link}")));
             }
@@ -122,5 +148,41 @@ impl Segment {
             return Err((Kind::Slots, "they do not ascend".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// The largest of some links of `width` bytes each, by the widest instructions there are: of a million vectors they take a hundred
+/// megabytes.
+struct Largest<'a> {
+    links: &'a [u8],
+    width: usize,
+}
+
+impl Work for Largest<'_> {
+    type Output = Option<u32>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) -> Option<u32> {
+        let Self { links, width } = self;
+        let mut largest = 0;
+        // No iterator's `max`: its closure would be compiled without the instructions.
+        match width {
+            2 => {
+                for link in links.as_chunks::<2>().0 {
+                    largest = largest.max(u32::from(u16::from_le_bytes(*link)));
+                }
+            }
+            3 => {
+                for [a, b, c] in links.as_chunks::<3>().0 {
+                    largest = largest.max(u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16);
+                }
+            }
+            _ => {
+                for link in links.as_chunks::<4>().0 {
+                    largest = largest.max(u32::from_le_bytes(*link));
+                }
+            }
+        }
+        (!links.is_empty()).then_some(largest)
     }
 }

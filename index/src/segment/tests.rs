@@ -9,7 +9,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
-use super::{Bits, Row, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
+use super::format::Kind;
+use super::{Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
 use crate::build::Builder;
 use crate::build::tests::clustered;
 use crate::codes::Codes;
@@ -46,7 +47,7 @@ fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
         ids: (0..rows)
             .map(|row| if row % 3 == 2 { PointId::Uuid(Uuid::from_u128(u128::from(rows - row))) } else { PointId::Num(row * 7 % rows) })
             .collect(),
-        vectors: LargePages::of(&vectors.concat()),
+        vectors: RowVectors::Copied(LargePages::of(&vectors.concat())),
     }
 }
 
@@ -304,7 +305,7 @@ fn zero_vectors_under_cosine_are_answered_beside_the_graph() {
     let folder = tempfile::tempdir().unwrap();
     let segment = write_and_open(folder.path(), &input, &PARAMS);
     assert_eq!((segment.stats().nodes, segment.stats().side), (297, 3));
-    assert_eq!(segment.walk(&input.vectors[8..16], 300, 300, None, usize::MAX).unwrap(), exact(&input, &input.vectors[8..16], 300, None));
+    assert_eq!(segment.walk(input.vector(1), 300, 300, None, usize::MAX).unwrap(), exact(&input, input.vector(1), 300, None));
     let zero = vec![0.0; 8];
     assert_eq!(segment.walk(&zero, 300, 300, None, usize::MAX).unwrap().len(), 300);
     let nothing_else = self::input(Distance::Cosine, &[zero.clone(), zero.clone()]);
@@ -402,15 +403,27 @@ fn a_cancelled_build_leaves_nothing_behind() {
 }
 
 #[test]
-fn one_thread_and_one_seed_write_the_same_file() {
+fn one_seed_writes_the_same_file_on_any_number_of_threads_wherever_vectors_lie() {
     let folder = tempfile::tempdir().unwrap();
-    let input = input(Distance::Cosine, &clustered(10, 500, 12));
-    let bytes = |name: &str| {
-        let path = folder.path().join(name);
-        write(&path, &input, &SegmentParams { threads: 1, ..PARAMS }, &never()).unwrap().unwrap();
-        std::fs::read(path).unwrap()
-    };
-    assert!(bytes("one") == bytes("two"));
+    for codes in ALL_CODES {
+        let vectors = clustered(10, 1500, 12);
+        let mut input = input(Distance::Cosine, &vectors);
+        let bytes = |input: &SegmentInput, threads| {
+            let path = folder.path().join("segment");
+            write(&path, input, &SegmentParams { threads, codes, ..PARAMS }, &never()).unwrap().unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let copied = bytes(&input, 1);
+        // As a tail holds them: in blocks, with places of the dead in between.
+        let rows: Vec<Row> = (0..1500).collect();
+        let block =
+            |rows: &[Row]| Arc::new(rows.iter().flat_map(|row| [&[f32::NAN; 12], input.vector(*row)].concat()).collect::<Vec<f32>>());
+        let blocks = rows.chunks(64).map(block).collect();
+        let places = rows.iter().map(|row| (row / 64, 2 * (row % 64) + 1)).collect();
+        assert!(copied == bytes(&input, 3), "on three threads");
+        input.vectors = RowVectors::Shared { blocks, places };
+        assert!(copied == bytes(&input, 2), "shared");
+    }
 }
 
 fn small(folder: &Path) -> (Vec<u8>, SegmentSummary) {
@@ -479,6 +492,31 @@ fn every_flipped_byte_is_noticed_and_named() {
     ] {
         assert!(sections.contains(section), "no flip was noticed in the {section}");
     }
+}
+
+/// So much is hashed on two threads.
+#[test]
+fn a_flipped_byte_of_each_section_of_a_large_segment_is_noticed_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vectors = clustered(13, 4200, 512);
+    vectors[4000] = vectors[7].clone();
+    vectors[1] = vec![0.0; 512];
+    let path = folder.path().join("segment");
+    let SegmentSummary { stamp, .. } = write(&path, &input(Distance::Cosine, &vectors), &PARAMS, &never()).unwrap().unwrap();
+    let sections = Segment::open(&path, &stamp, Verify::Eager).unwrap().header.sections;
+    assert!(stamp.len > 9 << 20, "{} bytes are few", stamp.len);
+    // Never while the file is mapped.
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    for (kind, section) in Kind::ALL.into_iter().zip(sections) {
+        for place in [section.offset, section.offset + section.length / 2, section.offset + section.length - 1] {
+            let mut byte = [0];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place as u64).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 0x40], place as u64).unwrap();
+            assert_eq!(blamed(&path, &stamp, Verify::Eager), Some(kind.name()), "byte {place}");
+            std::os::unix::fs::FileExt::write_all_at(&file, &byte, place as u64).unwrap();
+        }
+    }
+    assert_eq!(blamed(&path, &stamp, Verify::Eager), None);
 }
 
 #[test]

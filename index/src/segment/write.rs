@@ -7,13 +7,14 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::format::{HEADER, Header, Kind, Section, aligned, header_hash};
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
-use crate::codes::{Encoder, Factors, Frame};
+use crate::codes::{Codes, Encoder, Factors, Frame};
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::id::PointId;
@@ -73,7 +74,7 @@ impl Groups {
         if input.distance == Distance::Manhattan {
             return groups;
         }
-        let mut bytes = Vec::with_capacity(4 * input.size);
+        let mut bytes = vec![0; 4 * input.size];
         let mut hashed: Vec<(u64, Row)> = Vec::with_capacity(input.slots.len());
         for row in 0..input.slots.len() as Row {
             let vector = input.vector(row);
@@ -82,9 +83,8 @@ impl Groups {
                 groups.side.push(row);
                 continue;
             }
-            bytes.clear();
             // -0 equals 0 and must hash alike.
-            vector.iter().for_each(|x| bytes.extend((x + 0.0).to_bits().to_le_bytes()));
+            bytes.as_chunks_mut().0.iter_mut().zip(vector).for_each(|(bytes, x)| *bytes = (x + 0.0).to_le_bytes());
             hashed.push((xxh3_64(&bytes), row));
         }
         hashed.sort_unstable();
@@ -274,17 +274,14 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Links, self.links.bytes.iter().map(|byte| [*byte]))?;
         out.numbers(&mut header, Kind::Centre, frame.centre.iter().map(|x| x.to_le_bytes()))?;
 
-        let mut encoder = Encoder::new(&frame, input.distance, params.codes);
-        let mut code = vec![Block([0; BLOCK]); BATCH * params.codes.blocks(input.size)];
         let mut factors = Vec::new();
         out.begin(&mut header, Kind::Codes, distinct.len() * params.codes.blocks(input.size) * BLOCK)?;
-        if !code.is_empty() {
-            let blocks = code.len() / BATCH;
-            for rows in distinct.chunks(BATCH) {
-                let codes = &mut code[..rows.len() * blocks];
-                Kernel::get().run(Encode { encoder: &mut encoder, input, rows, codes, factors: &mut factors });
-                codes.iter().try_for_each(|block| out.raw(&block.0))?;
-            }
+        let encode = Encode { frame: &frame, codes: params.codes, input };
+        if params.codes != Codes::F32 {
+            encode.each_batch(&distinct, params.threads, |batch| {
+                factors.extend(batch.factors);
+                batch.codes.iter().try_for_each(|block| out.raw(&block.0))
+            })?;
         }
         out.end(&mut header, Kind::Codes)?;
         out.numbers(
@@ -292,32 +289,83 @@ impl Contents<'_> {
             Kind::Factors,
             factors.iter().flat_map(|factors| [factors.scale.to_le_bytes(), factors.bias.to_le_bytes()]),
         )?;
-        out.numbers(&mut header, Kind::Vectors, input.vectors.iter().map(|x| x.to_le_bytes()))?;
+        out.begin(&mut header, Kind::Vectors, input.slots.len() * input.size * 4)?;
+        let mut bytes = vec![0; 4 * input.size];
+        for row in 0..input.slots.len() as Row {
+            bytes.as_chunks_mut().0.iter_mut().zip(input.vector(row)).for_each(|(bytes, x)| *bytes = x.to_le_bytes());
+            out.raw(&bytes)?;
+        }
+        out.end(&mut header, Kind::Vectors)?;
 
         out.finish(&mut header)
     }
 }
 
-/// Rows encoded at a time.
-const BATCH: usize = 64;
+/// Rows encoded at a time, and such batches that wait to be written.
+const BATCH: usize = 256;
+const WAITING: usize = 4;
 
-/// Encodes some rows with the instructions of this machine.
-struct Encode<'a, 'b> {
-    encoder: &'a mut Encoder<'b>,
+/// Turns rows into codes.
+#[derive(Clone, Copy)]
+struct Encode<'a> {
+    frame: &'a Frame,
+    codes: Codes,
     input: &'a SegmentInput,
-    rows: &'a [Row],
-    codes: &'a mut [Block],
-    factors: &'a mut Vec<Factors>,
 }
 
-impl Work for Encode<'_, '_> {
+/// The codes of some rows.
+struct Batch {
+    codes: Vec<Block>,
+    factors: Vec<Factors>,
+}
+
+impl Encode<'_> {
+    /// Gives the codes of `rows` to `write`, in their order, while `threads` threads, if more than one, encode the next.
+    fn each_batch(self, rows: &[Row], threads: usize, mut write: impl FnMut(Batch) -> std::io::Result<()>) -> std::io::Result<()> {
+        let encode = move |rows| {
+            let mut batch = Batch { codes: Vec::new(), factors: Vec::new() };
+            Kernel::get().run(EncodeBatch { encode: self, rows, batch: &mut batch });
+            batch
+        };
+        if threads < 2 || rows.len() <= BATCH {
+            return rows.chunks(BATCH).try_for_each(|rows| write(encode(rows)));
+        }
+        std::thread::scope(|scope| {
+            let mut running = Vec::new();
+            for thread in 0..threads {
+                let (sender, batches) = sync_channel(WAITING);
+                let ahead = move || {
+                    // Nobody takes them once writing has failed.
+                    let _ = rows.chunks(BATCH).skip(thread).step_by(threads).try_for_each(|rows| sender.send(encode(rows)));
+                };
+                std::thread::Builder::new().name("moco-encode".to_owned()).spawn_scoped(scope, ahead)?;
+                running.push(batches);
+            }
+            let batches = running.iter().cycle().map_while(|batches| batches.recv().ok());
+            batches.take(rows.len().div_ceil(BATCH)).try_for_each(&mut write)
+        })
+    }
+}
+
+/// Encodes some rows with the instructions of this machine.
+struct EncodeBatch<'a, 'b> {
+    encode: Encode<'a>,
+    rows: &'b [Row],
+    batch: &'b mut Batch,
+}
+
+impl Work for EncodeBatch<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) {
-        let blocks = self.codes.len() / self.rows.len();
-        for (row, code) in self.rows.iter().zip(self.codes.chunks_mut(blocks)) {
-            self.factors.push(self.encoder.encode(self.input.vector(*row), code));
+        let Encode { frame, codes, input } = self.encode;
+        let mut encoder = Encoder::new(frame, input.distance, codes);
+        let blocks = codes.blocks(input.size);
+        self.batch.codes = vec![Block([0; BLOCK]); self.rows.len() * blocks];
+        for (i, row) in self.rows.iter().enumerate() {
+            let code = &mut self.batch.codes[i * blocks..(i + 1) * blocks];
+            self.batch.factors.push(encoder.encode(input.vector(*row), code));
         }
     }
 }

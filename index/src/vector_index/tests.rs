@@ -19,7 +19,7 @@ use crate::id::PointId;
 use crate::large_pages::LargePages;
 use crate::passing::PassingSet;
 use crate::search::{self, SearchRequest};
-use crate::segment::{Bits, Row, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
+use crate::segment::{Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
 use crate::state::{Part, Space};
 use crate::tail::Owner;
 use crate::truth::SegmentRow;
@@ -63,7 +63,7 @@ impl Rows {
             slots: rows.clone().map(|row| row as u64).collect(),
             points: rows.clone().map(|row| row as u32).collect(),
             ids: self.ids[rows.clone()].to_vec(),
-            vectors: LargePages::of(&self.vectors[rows].concat()),
+            vectors: RowVectors::Copied(LargePages::of(&self.vectors[rows].concat())),
         }
     }
 

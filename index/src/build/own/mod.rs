@@ -46,7 +46,7 @@ impl GraphBuilder for Own {
         let whole = Partition::of(&rows, rows.len(), compared, threads, cancel)?;
         // Neighbours lie next to one another, in memory as in the segment.
         let order = levels.order_by(&whole.homes());
-        let (rows, mut whole) = (rows.in_order(&order)?, Some(whole.in_order(&order)));
+        let (rows, mut whole) = (rows.in_order(&order, threads)?, Some(whole.in_order(&order)));
         let mut layers = Vec::with_capacity(levels.counts.len());
         for (layer, nodes) in levels.counts.iter().enumerate() {
             let partition = match whole.take() {

@@ -129,7 +129,7 @@ fn middles(rows: &Rows, nodes: usize, threads: usize, cancel: &AtomicBool) -> Re
     let frame = Frame { centre: vec![0.0; size], unit: 1.0 };
     let mut encoder = Encoder::new(&frame, Distance::Euclid, Codes::Int8);
     let first: Vec<Node> = (0..count).map(|i| sample[i * wanted / count]).collect();
-    let mut middles = rows.in_order(&first)?;
+    let mut middles = rows.in_order(&first, 1)?;
     let all = || (0..count as Node).collect();
     for _ in 0..ROUNDS {
         let homes = nearest(rows, &sample, &Packed::of(&middles, all()), 1, threads, cancel)?;

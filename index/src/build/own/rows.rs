@@ -88,11 +88,15 @@ impl Rows {
     }
 
     /// Row `order[i]` becomes row `i`.
-    pub(super) fn in_order(&self, order: &[u32]) -> Result<Self, String> {
+    pub(super) fn in_order(&self, order: &[u32], threads: usize) -> Result<Self, String> {
         let mut rows = Self::new(order.len(), self.blocks)?;
-        for (code, old) in rows.codes.chunks_mut(self.blocks).zip(order) {
-            code.copy_from_slice(self.code(*old));
-        }
+        let parts = Mutex::new(rows.codes.chunks_mut(BATCH * self.blocks).zip(order.chunks(BATCH)).collect::<Vec<_>>());
+        // Together: most of it is waiting for the system to give memory.
+        on_threads(threads, || {
+            while let Some((codes, order)) = { parts.lock().expect("no thread panics with the lock").pop() } {
+                codes.chunks_mut(self.blocks).zip(order).for_each(|(code, old)| code.copy_from_slice(self.code(*old)));
+            }
+        })?;
         rows.factors = order.iter().map(|old| self.factors[*old as usize]).collect();
         rows.sums = order.iter().map(|old| self.sums[*old as usize]).collect();
         Ok(rows)

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! (at start)                                   {"open_ns", "first_answer_ns", "resident_before"}: opening, from its start to
-//!                                              the first answer, and what was resident before
+//!                                              the first answer, at the first of `--ef`, and what was resident before
 //! info                                         {"points", "indexed", "building", "resident_bytes", "walked_bytes", "disk_bytes"}
 //! settle                                       {"ns"}: waits until no graph is being built
 //! compact                                      {"ns"}: merges all segments into one
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Bench, queries: &[Vec<f32>]) -> Result<()> {
     let (_, collection) = folder::collection(&store, arguments.collection.as_deref())?;
     let opened = start.elapsed();
     let vector_name = folder::vector_name(&collection.config(), arguments.vector_name.as_deref())?;
-    collection.search(&requests(&queries[..1], &vector_name, arguments.k, None, false)[0])?;
+    collection.search(&requests(&queries[..1], &vector_name, arguments.k, arguments.ef.first().copied(), false)[0])?;
     say(json!({"open_ns": nanos(opened), "first_answer_ns": nanos(start.elapsed()), "resident_before": before}))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read stdin")?;
