@@ -103,9 +103,8 @@ pub(crate) fn search(
                 let wanted = wanted + exclude.len();
                 let index: &dyn VectorIndex =
                     if exact { &Flat(segment) } else { &Frozen { segment, ef: ef_of_part(ef, part.live, all, wanted) } };
-                for Scored { nearness, row } in index.nearest(query, wanted, accept.as_deref()) {
-                    nearest.offer(nearness, segment.owner(row));
-                }
+                let found = index.nearest(query, wanted, accept.as_deref());
+                nearest.offer_sorted(found.iter().map(|scored| Nearest { nearness: scored.nearness, owner: segment.owner(scored.row) }));
             }
             Body::Lost(_) => {
                 for (owner, vector) in read_lost(part)? {
@@ -256,16 +255,31 @@ const MOST_AT_ONCE: usize = 256;
 struct NearestOf<'a> {
     wanted: usize,
     exclude: &'a HashSet<PointId>,
+    /// What came first, if it came in order: of one segment there is nothing to sort.
+    first: Vec<Nearest>,
     /// The farthest of those kept is on top.
     kept: BinaryHeap<Nearest>,
 }
 
 impl<'a> NearestOf<'a> {
     fn new(wanted: usize, exclude: &'a HashSet<PointId>) -> Self {
-        Self { wanted, exclude, kept: BinaryHeap::with_capacity(wanted.min(MOST_AT_ONCE)) }
+        Self { wanted, exclude, first: Vec::new(), kept: BinaryHeap::new() }
+    }
+
+    /// The nearest first.
+    fn offer_sorted(&mut self, nearest: impl ExactSizeIterator<Item = Nearest>) {
+        if self.first.is_empty() && self.kept.is_empty() && self.exclude.is_empty() {
+            self.first.extend(nearest.take(self.wanted));
+        } else {
+            nearest.for_each(|Nearest { nearness, owner }| self.offer(nearness, owner));
+        }
     }
 
     fn offer(&mut self, nearness: f32, owner: Owner) {
+        if self.kept.is_empty() {
+            self.kept = std::mem::take(&mut self.first).into();
+            self.kept.reserve(self.wanted.min(MOST_AT_ONCE).saturating_sub(self.kept.len()));
+        }
         let candidate = Nearest { nearness, owner };
         let full = self.kept.len() >= self.wanted;
         if full && self.kept.peek().is_none_or(|farthest| candidate >= *farthest) {
@@ -281,7 +295,7 @@ impl<'a> NearestOf<'a> {
     }
 
     fn into_sorted(self) -> Vec<Nearest> {
-        self.kept.into_sorted_vec()
+        if self.kept.is_empty() { self.first } else { self.kept.into_sorted_vec() }
     }
 }
 

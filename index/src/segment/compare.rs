@@ -13,6 +13,8 @@ const LINES: usize = 8;
 pub(super) trait Compare: Copy {
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32;
     fn prefetch<I: Isa>(self, isa: I, node: Node);
+    /// Cache lines that it asks for.
+    fn lines(self) -> usize;
 
     /// The same of four, which takes less time than one after the other.
     #[inline(always)]
@@ -47,7 +49,12 @@ impl Coded<'_> {
 
     #[inline(always)]
     fn fetch<I: Isa>(&self, isa: I, node: Node) {
-        isa.prefetch(self.row(node).0, self.blocks.min(LINES));
+        isa.prefetch(self.row(node).0, self.lines());
+    }
+
+    #[inline(always)]
+    fn lines(&self) -> usize {
+        self.blocks.min(LINES)
     }
 }
 
@@ -76,6 +83,11 @@ impl Compare for ByInt8<'_> {
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
         self.0.fetch(isa, node);
     }
+
+    #[inline(always)]
+    fn lines(self) -> usize {
+        self.0.lines()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -91,6 +103,11 @@ impl Compare for ByInt4<'_> {
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
         self.0.fetch(isa, node);
+    }
+
+    #[inline(always)]
+    fn lines(self) -> usize {
+        self.0.lines()
     }
 }
 
@@ -111,6 +128,11 @@ impl Compare for ByF16<'_> {
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
         self.0.fetch(isa, node);
+    }
+
+    #[inline(always)]
+    fn lines(self) -> usize {
+        self.0.lines()
     }
 }
 
@@ -147,6 +169,11 @@ impl Compare for ByF32<'_> {
 
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        isa.prefetch(self.row(node), (4 * self.query.len()).div_ceil(BLOCK).min(LINES));
+        isa.prefetch(self.row(node), self.lines());
+    }
+
+    #[inline(always)]
+    fn lines(self) -> usize {
+        (4 * self.query.len()).div_ceil(BLOCK).min(LINES)
     }
 }

@@ -42,7 +42,7 @@ use crate::codes::{Codes, Factors, Frame};
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::id::PointId;
-use crate::kernel::Block;
+use crate::kernel::{Block, Isa};
 use crate::large_pages::LargePages;
 use crate::tail::Owner;
 
@@ -333,6 +333,15 @@ impl Segment {
     /// Whose vector a row is.
     pub(crate) fn owner(&self, row: Row) -> Owner {
         Owner { id: self.id(row), point: self.point(row), slot: self.slots()[row as usize] }
+    }
+
+    /// Asks for what [`Self::owner`] reads.
+    #[inline(always)]
+    fn prefetch_owner<I: Isa>(&self, isa: I, row: Row) {
+        let (row, width) = (row as usize, self.header.id_width);
+        isa.prefetch(&self.section::<u8>(Kind::Ids)[row * width..], 1);
+        isa.prefetch(&self.points()[row..], 1);
+        isa.prefetch(&self.slots()[row..], 1);
     }
 
     pub(crate) fn vector(&self, row: Row) -> &[f32] {

@@ -95,6 +95,8 @@ impl Segment {
         let row_of = |key: u64| node_rows[node_of(key) as usize];
         let ask = |key: &u64| isa.prefetch(self.vector(row_of(*key) & !FURTHER), LINES.min(self.header.size / 16));
         judged.iter().take(AHEAD).for_each(ask);
+        // Whose they are is asked of nearly all of these.
+        judged.iter().for_each(|key| self.prefetch_owner(isa, row_of(*key) & !FURTHER));
         // Nothing is left out before the first ones were seen.
         let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
         for (i, key) in keys.iter().enumerate() {

@@ -18,8 +18,9 @@ use crate::build::{MOST_LINKS, Node};
 use crate::codes::{Codes, Query};
 use crate::kernel::{Isa, Kernel, Work};
 
-/// Rows asked for ahead of the one being compared.
-const AHEAD: usize = 8;
+/// Cache lines of rows asked for ahead of the one being compared, and how many rows at most.
+const LINES_AHEAD: usize = 128;
+const MOST_AHEAD: usize = 48;
 
 /// What a thread keeps from one walk to the next.
 struct Scratch {
@@ -351,6 +352,7 @@ impl<I: Isa> Steps<'_, I> {
         for layer in self.segment.layer_starts.iter().skip(1).rev() {
             loop {
                 let from = best;
+                self.links.each(layer + node_of(from) as usize, |node| compare.prefetch(self.isa, node));
                 self.links.each(layer + node_of(from) as usize, |node| {
                     *compared += 1;
                     best = best.min(key(compare.nearness(self.isa, node), node));
@@ -388,13 +390,14 @@ impl<I: Isa> Steps<'_, I> {
     /// Calls `see` with the key of each node, and asks for the codes of the next ones meanwhile.
     #[inline(always)]
     fn compare_all<C: Compare>(&self, compare: C, nodes: &[Node], mut see: impl FnMut(u64)) {
-        for node in nodes.iter().take(AHEAD) {
+        let ahead = rows_ahead(compare);
+        for node in nodes.iter().take(ahead) {
             compare.prefetch(self.isa, *node);
         }
         let (fours, rest) = nodes.as_chunks::<4>();
         for (i, four) in fours.iter().enumerate() {
-            for ahead in nodes.iter().skip(4 * i + AHEAD).take(4) {
-                compare.prefetch(self.isa, *ahead);
+            for node in nodes.iter().skip(4 * i + ahead).take(4) {
+                compare.prefetch(self.isa, *node);
             }
             let found = compare.nearness_of_four(self.isa, *four);
             for (node, nearness) in four.iter().zip(found) {
@@ -434,7 +437,7 @@ impl<I: Isa> Steps<'_, I> {
             self.links.prefetch(self.isa, *first as usize);
         }
         // Under way while the bridges are crossed.
-        fresh.iter().take(AHEAD).for_each(|node| compare.prefetch(self.isa, *node));
+        fresh.iter().take(rows_ahead(compare)).for_each(|node| compare.prefetch(self.isa, *node));
         let mut crossed = 0;
         for (i, bridge) in bridges.iter().enumerate() {
             if found >= wanted {
@@ -564,6 +567,12 @@ impl<I: Isa> Steps<'_, I> {
 /// How many candidates a walk keeps where only a share of the vectors passes: they have fewer links among themselves.
 pub(crate) fn more_candidates(ef: usize, share: f64) -> usize {
     (ef as f64 * (1.0 + MORE_CANDIDATES * (1.0 - share))) as usize
+}
+
+/// Rows asked for ahead of the one being compared.
+#[inline(always)]
+fn rows_ahead<C: Compare>(compare: C) -> usize {
+    (LINES_AHEAD / compare.lines().max(1)).min(MOST_AHEAD)
 }
 
 /// Puts a node that was not met before into `fresh`.
