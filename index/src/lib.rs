@@ -35,6 +35,7 @@ pub mod measure;
 mod operation;
 mod passing;
 mod payload;
+mod plain_bits;
 mod point;
 #[cfg(test)]
 mod schedules;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use roaring::RoaringBitmap;
 
 use crate::filter::Filter;
+use crate::plain_bits::plain_bits;
 use crate::segment::{Bits, Segment};
 use crate::truth::PointNumber;
 
@@ -54,19 +55,7 @@ impl PassingSet {
     }
 
     fn words(&self) -> &[u64] {
-        self.words.get_or_init(|| {
-            let mut words = vec![0u64; self.numbers.max().map_or(0, |last| last as usize / 64 + 1)];
-            let (mut numbers, mut some) = (self.numbers.iter(), [0; AT_A_TIME]);
-            loop {
-                let some = numbers.next_many(&mut some);
-                if some.is_empty() {
-                    return words;
-                }
-                for number in some {
-                    words[*number as usize / 64] |= 1 << (*number % 64);
-                }
-            }
-        })
+        self.words.get_or_init(|| plain_bits(&self.numbers))
     }
 
     pub(crate) fn has(&self, number: PointNumber) -> bool {
@@ -121,8 +110,6 @@ fn bit(words: &[u64], number: PointNumber) -> u64 {
     words.get(number as usize / 64).map_or(0, |word| word >> (number % 64) & 1)
 }
 
-/// Numbers taken out of a set at a time: one by one takes several times as long.
-const AT_A_TIME: usize = 256;
 /// Rows passed over in the time that it takes to look one point up.
 const LOOK_UP_COST: usize = 64;
 

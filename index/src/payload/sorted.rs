@@ -153,22 +153,27 @@ impl<K: Copy + Ord> Sorted<K> {
 pub(super) fn bitmap(parts: &[&[u32]]) -> RoaringBitmap {
     let all = || parts.iter().flat_map(|part| part.iter().copied());
     let count: usize = parts.iter().map(|part| part.len()).sum();
-    let Some((low, high)) = all().fold(None, |ends, point| match ends {
-        None => Some((point, point)),
-        Some((low, high)) => Some((point.min(low), point.max(high))),
-    }) else {
+    if count == 0 {
         return RoaringBitmap::new();
-    };
+    }
+    // Part by part and without an option to look into, which takes a fraction of the time.
+    let (mut low, mut high) = (u32::MAX, 0);
+    for part in parts {
+        (low, high) = part.iter().fold((low, high), |(low, high), point| (low.min(*point), high.max(*point)));
+    }
     // Setting bits and reading them in order beats sorting as long as the bits are not much longer than the list.
     let base = low & !63;
     let words = ((high - base) / 64) as usize + 1;
     if words <= 2 * count {
         let mut bits = vec![0u64; words];
-        for point in all() {
-            let bit = point - base;
-            bits[(bit / 64) as usize] |= 1 << (bit % 64);
+        for part in parts {
+            for point in *part {
+                let bit = point - base;
+                bits[(bit / 64) as usize] |= 1 << (bit % 64);
+            }
         }
-        let bytes: Vec<u8> = bits.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = vec![0; 8 * words];
+        bytes.as_chunks_mut().0.iter_mut().zip(bits).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
         return RoaringBitmap::from_lsb0_bytes(base, &bytes);
     }
     let mut points: Vec<u32> = all().collect();
