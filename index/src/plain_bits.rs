@@ -89,7 +89,7 @@ mod tests {
             set.insert_range(100..65_536 * containers - 7);
             set.remove_range(65_530..65_540);
             set.remove_range(2 * 65_536 + 10..3 * 65_536);
-            (0..20_000).for_each(|i| drop(set.insert(65_536 * containers + 3 * i)));
+            set.extend((0..20_000).map(|i| 65_536 * containers + 3 * i));
             sets.push(set);
         }
         for mut set in sets {
