@@ -2,9 +2,9 @@
 //!
 //! Policy: below `full_scan_threshold` vectors there are no segments. Above it the tail becomes a segment whenever it
 //! holds more than a scan should bear; segments of like size that lie side by side are merged, so that their number
-//! stays logarithmic; one that lost a fifth of its vectors, or its file, is built anew. Vectors of the tail are taken where
-//! they lie: what was written or, at the start, read and verified. Those of segments are read from the truth, their
-//! checksums verified: a damaged segment cannot hand its damage on.
+//! stays logarithmic; one that lost a fifth of its vectors, or its file, is built anew. A range that no segment answers for
+//! is taken where it lies in the tail: what was written or, at the start, read and verified. Of any other the vectors are read
+//! from the truth, their checksums verified: a damaged segment cannot hand its damage on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::background;
 use crate::collection::{SEGMENT_SUFFIX, Shared};
 use crate::config::{HnswParams, VectorParams};
 use crate::error::{Error, Result};
+use crate::id::PointId;
 use crate::large_pages::LargePages;
 #[cfg(test)]
 use crate::schedules;
@@ -23,7 +24,7 @@ use crate::segment::{self, RowVectors, Segment, SegmentInput, SegmentParams, Sta
 use crate::state::{Body, Part, Space};
 use crate::sync::mpsc::Receiver;
 use crate::tail::Tail;
-use crate::truth::{SegmentRow, Slot};
+use crate::truth::{PointNumber, SegmentRow, Slot};
 use crate::writer::{Install, Jobs, Write};
 
 /// Vectors in the tail that a search may have to scan, once there are segments. A scan of so many costs about as much as a walk.
@@ -213,62 +214,63 @@ impl Thread {
         if space.segments.iter().all(|part| part.row.last < task.first || part.row.first > task.last) {
             return Ok(Some(of_tail(&space.tail, task, params)));
         }
-        let expected = space.live_between(task.first, task.last);
-        drop(space);
-        let no_memory = |source| Error::io("get memory to read the vectors of", &self.shared.path, source);
-        let mut vectors = LargePages::with_capacity(expected * params.size).map_err(no_memory)?;
-        let mut input = empty_input(params, expected);
-        let mut first = task.first;
-        while first <= task.last {
-            if self.shared.closing.load(Ordering::Relaxed) {
-                #[cfg(test)]
-                if schedules::is_planted(schedules::Fault::InstallsWhatClosingCutShort) {
-                    break;
-                }
-                return Ok(None);
-            }
-            let chunk = self.shared.read(|truth| truth.vectors_between(&task.vector, first, task.last, CHUNK))?;
-            for (row, id) in &chunk {
-                input.slots.push(row.slot);
-                input.points.push(row.point);
-                input.ids.push(*id);
-                vectors.extend_from_slice(&row.vector).map_err(no_memory)?;
-            }
-            match chunk.last() {
-                Some((row, _)) if chunk.len() == CHUNK => first = row.slot + 1,
-                _ => break,
-            }
-        }
-        Ok(Some(SegmentInput { vectors: RowVectors::Copied(vectors), ..input }))
+        read_truth(&self.shared, task, params, space.live_between(task.first, task.last))
     }
+}
+
+/// The vectors of a range as they are stored, about so many; `None` when cancelled.
+fn read_truth(shared: &Shared, task: &Task, params: &VectorParams, expected: usize) -> Result<Option<SegmentInput>> {
+    let no_memory = |source| Error::io("get memory to read the vectors of", &shared.path, source);
+    let mut vectors = LargePages::with_capacity(expected * params.size).map_err(no_memory)?;
+    let (mut slots, mut points, mut ids) = columns(expected);
+    let mut first = task.first;
+    while first <= task.last {
+        if shared.closing.load(Ordering::Relaxed) {
+            #[cfg(test)]
+            if schedules::is_planted(schedules::Fault::InstallsWhatClosingCutShort) {
+                break;
+            }
+            return Ok(None);
+        }
+        let chunk = shared.read(|truth| truth.vectors_between(&task.vector, first, task.last, CHUNK))?;
+        for (row, id) in &chunk {
+            if row.vector.len() != params.size {
+                return Err(Error::DamagedVector { path: shared.path.clone(), slot: row.slot });
+            }
+            slots.push(row.slot);
+            points.push(row.point);
+            ids.push(*id);
+            vectors.extend_from_slice(&row.vector).map_err(no_memory)?;
+        }
+        match chunk.last() {
+            Some((row, _)) if chunk.len() == CHUNK => first = row.slot + 1,
+            _ => break,
+        }
+    }
+    let vectors = RowVectors::Copied(vectors);
+    Ok(Some(SegmentInput { distance: params.distance, size: params.size, slots, points, ids, vectors }))
 }
 
 /// The vectors of a range that no segment answers for any part of.
 fn of_tail(tail: &Tail, task: &Task, params: &VectorParams) -> SegmentInput {
-    let mut input = empty_input(params, tail.live_between(task.first, task.last));
+    let (mut slots, mut points, mut ids) = columns(tail.live_between(task.first, task.last));
     let (mut blocks, mut places) = (Vec::new(), Vec::new());
     for (vectors, rows) in tail.blocks_between(task.first, task.last) {
         for (place, owner) in rows {
-            input.slots.push(owner.slot);
-            input.points.push(owner.point);
-            input.ids.push(owner.id);
+            slots.push(owner.slot);
+            points.push(owner.point);
+            ids.push(owner.id);
             places.push((blocks.len() as u32, place as u32));
         }
         blocks.push(Arc::clone(vectors));
     }
-    SegmentInput { vectors: RowVectors::Shared { blocks, places }, ..input }
+    let vectors = RowVectors::Shared { blocks, places };
+    SegmentInput { distance: params.distance, size: params.size, slots, points, ids, vectors }
 }
 
-/// Without rows, with room for `rows`.
-fn empty_input(params: &VectorParams, rows: usize) -> SegmentInput {
-    SegmentInput {
-        distance: params.distance,
-        size: params.size,
-        slots: Vec::with_capacity(rows),
-        points: Vec::with_capacity(rows),
-        ids: Vec::with_capacity(rows),
-        vectors: RowVectors::Shared { blocks: Vec::new(), places: Vec::new() },
-    }
+/// Slots, points and ids, with room for so many.
+fn columns(rows: usize) -> (Vec<Slot>, Vec<PointNumber>, Vec<PointId>) {
+    (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows))
 }
 
 /// Brings what walks read into memory that is quick to read. Without it they read the mapped file.
@@ -355,6 +357,32 @@ mod tests {
         let Stamp { len: length, hash } = summary.stamp;
         let row = SegmentRow { file, vector: String::new(), first, last: first + 9, length, hash };
         Part::new(row, Segment::open(&path, &summary.stamp, Verify::Eager).unwrap())
+    }
+
+    #[test]
+    fn the_tail_and_the_truth_give_the_same_of_a_range() {
+        schedules::once(|folder| {
+            let store = crate::Store::open(folder).unwrap();
+            let collection = store.create_collection("c", crate::CollectionConfig::unnamed(3, Distance::Cosine)).unwrap();
+            let id = |n: u64| if n.is_multiple_of(3) { PointId::Uuid(Uuid::from_u128(u128::from(n))) } else { PointId::Num(n) };
+            let point = |n: u64, x: f32| crate::Point {
+                id: id(n),
+                vectors: [(String::new(), vec![n as f32, x, 1.0])].into(),
+                payload: crate::Payload::new(),
+            };
+            collection.upsert((0..300).map(|n| point(n, 2.0)).collect()).unwrap();
+            collection.upsert((100..140).map(|n| point(n, 3.0)).collect()).unwrap();
+            collection.delete(&(40..130).map(id).collect::<Vec<_>>()).unwrap();
+            let shared = collection.shared();
+            let params = shared.state().config.vectors[""].clone();
+            for (first, last) in [(0, 339), (17, 300), (50, 60), (338, 1000)] {
+                let task = Task { vector: String::new(), first, last };
+                let of_tail = of_tail(&shared.state().spaces[""].tail, &task, &params);
+                let stored = read_truth(shared, &task, &params, 10).unwrap().unwrap();
+                assert_eq!((&of_tail.slots, &of_tail.points, &of_tail.ids), (&stored.slots, &stored.points, &stored.ids));
+                (0..stored.slots.len() as u32).for_each(|row| assert_eq!(of_tail.vector(row), stored.vector(row)));
+            }
+        });
     }
 
     /// A closing once took the first segment away and left its vectors to the tail; the task that followed had no range, for ever.

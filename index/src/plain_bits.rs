@@ -1,8 +1,8 @@
 //! A compressed set as plain bits.
 //!
 //! What [`RoaringBitmap`] holds is not to be had but number by number, or in its portable form
-//! (<https://github.com/RoaringBitmap/RoaringFormatSpec>), whose larger parts are plain bits: 64 KiB of numbers in a microsecond,
-//! in the place of a nanosecond for each number.
+//! (<https://github.com/RoaringBitmap/RoaringFormatSpec>), whose larger parts are plain bits: 65,536 numbers in a microsecond, in the
+//! place of a nanosecond for each.
 
 use roaring::RoaringBitmap;
 
@@ -92,6 +92,8 @@ mod tests {
             set.extend((0..20_000).map(|i| 65_536 * containers + 3 * i));
             sets.push(set);
         }
+        // As long as a list may be, and one longer.
+        sets.extend([4096, 4097].map(|count| (0..count).map(|i| 65_536 + 7 * i).collect()));
         for mut set in sets {
             for optimized in [false, true] {
                 if optimized {

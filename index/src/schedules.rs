@@ -242,6 +242,11 @@ fn explore(scheduler: impl Scheduler + 'static, life: impl Fn() + Send + Sync + 
     Runner::new(scheduler, config).run(life);
 }
 
+/// Runs `life` once, for a test that opens a store and asks for no more than one schedule.
+pub(crate) fn once(life: impl Fn(&Path) + Send + Sync + 'static) {
+    explore(RandomScheduler::new_from_seed(1, 1), move || life(scratch().path()));
+}
+
 fn explore_lives(schedules: usize, seed: u64, segment: Segment) {
     explore_halves(schedules, seed, move |template| live(template, segment));
 }

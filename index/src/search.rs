@@ -267,7 +267,7 @@ impl<'a> NearestOf<'a> {
     }
 
     /// The nearest first.
-    fn offer_sorted(&mut self, nearest: impl ExactSizeIterator<Item = Nearest>) {
+    fn offer_sorted(&mut self, nearest: impl Iterator<Item = Nearest>) {
         if self.first.is_empty() && self.kept.is_empty() && self.exclude.is_empty() {
             self.first.extend(nearest.take(self.wanted));
         } else {
@@ -276,9 +276,8 @@ impl<'a> NearestOf<'a> {
     }
 
     fn offer(&mut self, nearness: f32, owner: Owner) {
-        if self.kept.is_empty() {
+        if !self.first.is_empty() {
             self.kept = std::mem::take(&mut self.first).into();
-            self.kept.reserve(self.wanted.min(MOST_AT_ONCE).saturating_sub(self.kept.len()));
         }
         let candidate = Nearest { nearness, owner };
         let full = self.kept.len() >= self.wanted;
@@ -290,6 +289,8 @@ impl<'a> NearestOf<'a> {
         }
         if full {
             self.kept.pop();
+        } else if self.kept.is_empty() {
+            self.kept.reserve(self.wanted.min(MOST_AT_ONCE));
         }
         self.kept.push(candidate);
     }

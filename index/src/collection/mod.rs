@@ -385,6 +385,11 @@ impl Collection {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn write(&self, write: Write, ack: Ack) -> Result<u64> {
         self.check_open()?;
         let jobs = match &*self.threads.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -46,7 +46,8 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// Writes all points, in their order, while the next are read. Returns how many.
+    /// Writes all points, in their order, while the next are read. Returns how many. Where it fails, or is stopped, it waits for
+    /// what is being read.
     pub(crate) fn write(&self, points: impl Iterator<Item = Result<Point>> + Send, total: Option<u64>, stop: &Stop) -> Result<u64> {
         let bar = match total {
             Some(total) => progress::of_points(total, "writing"),
@@ -57,11 +58,12 @@ impl<'a> Target<'a> {
         let mut written = 0;
         std::thread::scope(|scope| -> Result<()> {
             let (sender, batches) = mpsc::sync_channel(1);
-            scope.spawn(move || read(points, batch, &sender));
-            for points in batches {
+            let reader = std::thread::Builder::new().name("moco-read".to_owned());
+            reader.spawn_scoped(scope, move || read(points, batch, &sender)).context("cannot start a thread to read the points")?;
+            for batch in batches {
                 let stored = || format!("stopped: {written} points are stored in collection `{}`", self.name);
                 stop.check(stored)?;
-                let points: Vec<Point> = points?;
+                let points = batch?;
                 let count = points.len() as u64;
                 let (first, last) = (points[0].id, points[points.len() - 1].id);
                 self.collection.upsert(points).with_context(|| format!("writing points {first} to {last}"))?;
@@ -96,10 +98,10 @@ impl<'a> Target<'a> {
 fn read(points: impl Iterator<Item = Result<Point>>, batch: usize, to: &SyncSender<Result<Vec<Point>>>) {
     let mut points = points.peekable();
     while points.peek().is_some() {
-        let points: Result<Vec<Point>> = points.by_ref().take(batch).collect();
-        let failed = points.is_err();
+        let some: Result<Vec<Point>> = points.by_ref().take(batch).collect();
+        let failed = some.is_err();
         // Nobody takes them once writing has failed.
-        if to.send(points).is_err() || failed {
+        if to.send(some).is_err() || failed {
             return;
         }
     }

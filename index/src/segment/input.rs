@@ -37,11 +37,11 @@ pub(crate) enum RowVectors {
 impl SegmentInput {
     pub(super) fn check(&self) {
         let rows = self.slots.len();
-        let vectors = match &self.vectors {
-            RowVectors::Copied(values) => values.len() / self.size,
-            RowVectors::Shared { places, .. } => places.len(),
+        let whole = match &self.vectors {
+            RowVectors::Copied(values) => values.len() == rows * self.size,
+            RowVectors::Shared { places, .. } => places.len() == rows,
         };
-        assert!(self.points.len() == rows && self.ids.len() == rows && vectors == rows, "all columns have one length");
+        assert!(self.points.len() == rows && self.ids.len() == rows && whole, "all columns have one length");
         assert!(self.slots.is_sorted_by(|a, b| a < b), "slots ascend");
         assert!(rows < FURTHER as usize, "a segment holds fewer than 2^31 rows");
     }

@@ -73,7 +73,7 @@ impl Segment {
         Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))
     }
 
-    /// Hashes these sections and checks the structure, at the same time where there is much to read.
+    /// Hashes these sections and checks the structure; where there is much to read on two threads, also if builds have one.
     fn verify_and_check(&self, kinds: &[Kind]) -> Result<()> {
         let next = AtomicUsize::new(0);
         let hash = || -> Result<(), (usize, Error)> {

@@ -14,6 +14,8 @@ use crate::kernel::Isa;
 /// Rows asked for ahead of the one being compared, and cache lines of each.
 const AHEAD: usize = 8;
 const LINES: usize = 8;
+/// Rows whose owners are asked for ahead: of more, the first would be gone again.
+const OWNERS: usize = 32;
 /// Rows asked for ahead where each may be the last.
 const AHEAD_IN_DOUBT: usize = 2;
 /// Rows by which is judged how far codes are off, at least.
@@ -96,7 +98,7 @@ impl Segment {
         let ask = |key: &u64| isa.prefetch(self.vector(row_of(*key) & !FURTHER), LINES.min(self.header.size / 16));
         judged.iter().take(AHEAD).for_each(ask);
         // Whose they are is asked of nearly all of these.
-        judged.iter().for_each(|key| self.prefetch_owner(isa, row_of(*key) & !FURTHER));
+        judged.iter().take(OWNERS).for_each(|key| self.prefetch_owner(isa, row_of(*key) & !FURTHER));
         // Nothing is left out before the first ones were seen.
         let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
         for (i, key) in keys.iter().enumerate() {

@@ -71,7 +71,7 @@ struct Exhausted;
 
 impl Segment {
     /// The nearest rows among those in `accept` (all, if `None`), about as an exact search would find them; the nearest first,
-    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter (`ef_among`). `None`: more than
+    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter (`effort_among`). `None`: more than
     /// `budget` nodes were compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then
     /// a scan is to be preferred.
     pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
@@ -191,7 +191,7 @@ impl Work for Walk<'_> {
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
             let coded = Coded { codes, blocks: header.codes.blocks(header.size), factors, query: &prepared };
             let effort = Effort { ef: self.ef, patience: usize::MAX, most: usize::MAX };
-            let best = segment.compared_again(self.want);
+            let best = rescored(header.codes, self.want, self.ef);
             let steps = Steps { isa, segment, links: Links::of(segment), effort, best, accept: self.accept, way: self.way };
             walked = match header.codes {
                 Codes::Int8 => steps.go(ByInt8(coded), scratch),
@@ -205,7 +205,7 @@ impl Work for Walk<'_> {
         }
         scratch.query = prepared;
         let kept = walked.ok()?;
-        // Fewer than there are: others cut the rest off.
+        // Fewer than there are: others cut the rest off, or patience ended too early.
         if let (Some(accept), Way::Graph { .. }) = (self.accept, self.way)
             && scratch.pool.len() < kept.min(accept.count() * header.nodes() / header.rows.max(1) / 2)
         {
@@ -238,7 +238,7 @@ struct Steps<'a, I> {
     segment: &'a Segment,
     links: Links<'a>,
     effort: Effort,
-    /// Nodes that matter in the end.
+    /// Nodes that are compared again in the end, at least.
     best: usize,
     accept: Option<&'a Bits>,
     way: Way,
@@ -335,7 +335,7 @@ impl<I: Isa> Steps<'_, I> {
         }
     }
 
-    /// Of a walk among those that pass, by how many of those around its beginning do.
+    /// How long a walk among those that pass goes on, by how many of those around its beginning do.
     fn effort_among(&self, accepted: Accepted<'_>, start: Node) -> Effort {
         // Its own neighbours are too few to tell: of a twentieth that passes, none may be among them by chance.
         let mut asked = [start; AROUND];
@@ -625,11 +625,12 @@ const MORE_CANDIDATES: f64 = 0.8;
 /// Nodes around the beginning of a walk whose links tell how many pass there.
 const AROUND: usize = 9;
 /// Where the nearest that pass are far from the query, many are about as far, and more of them have to be kept to hold the right
-/// ones: on 59,000 × 512 features at ef 160, recall@10 of the half that is far from the query was .984 with as many, .990 with so many.
+/// ones: on 59,000 × 512 features at ef 160, recall@10 of the half that is far from the query was .984 with as many, and is .990
+/// with twice as many and the ends below.
 const MORE_WHERE_APART: f64 = 2.0;
-/// Nodes followed in vain there, and nodes compared, for each candidate asked for. Most walks have found what they will find long
-/// before they come to their end, and a few would go on for four times as long as one without a filter: on the same features the
-/// slowest hundredth took 1.02 to 1.12 times what four of those take, and then 0.87 to 1.02 times.
+/// Nodes followed in vain there, and nodes compared, for each candidate asked for. Most of these walks have found what they will
+/// find long before they come to their end, and a few would go on for long: where half passes near the query, the slowest
+/// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
 const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
 /// Rows of a scan whose nodes are looked up at a time.

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::format::{HEADER, Header, Kind, Section, aligned, header_hash};
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
+use crate::background;
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
 use crate::codes::{Codes, Encoder, Factors, Frame};
 use crate::distance::Distance;
@@ -301,7 +302,7 @@ impl Contents<'_> {
     }
 }
 
-/// Rows encoded at a time, and such batches that wait to be written.
+/// Rows encoded at a time, and such batches of each thread that wait to be written.
 const BATCH: usize = 256;
 const WAITING: usize = 4;
 
@@ -320,14 +321,16 @@ struct Batch {
 }
 
 impl Encode<'_> {
-    /// Gives the codes of `rows` to `write`, in their order, while `threads` threads, if more than one, encode the next.
+    /// Gives the codes of `rows` to `write`, in their order, while `threads` threads, if more than one, encode the next. Should
+    /// they not be had, it takes longer.
     fn each_batch(self, rows: &[Row], threads: usize, mut write: impl FnMut(Batch) -> std::io::Result<()>) -> std::io::Result<()> {
         let encode = move |rows| {
             let mut batch = Batch { codes: Vec::new(), factors: Vec::new() };
             Kernel::get().run(EncodeBatch { encode: self, rows, batch: &mut batch });
             batch
         };
-        if threads < 2 || rows.len() <= BATCH {
+        let threads = threads.min(rows.len().div_ceil(BATCH));
+        if threads < 2 {
             return rows.chunks(BATCH).try_for_each(|rows| write(encode(rows)));
         }
         std::thread::scope(|scope| {
@@ -337,8 +340,12 @@ impl Encode<'_> {
                 let ahead = move || {
                     // Nobody takes them once writing has failed.
                     let _ = rows.chunks(BATCH).skip(thread).step_by(threads).try_for_each(|rows| sender.send(encode(rows)));
+                    background::give_back_arena();
                 };
-                std::thread::Builder::new().name("moco-encode".to_owned()).spawn_scoped(scope, ahead)?;
+                if std::thread::Builder::new().name("moco-encode".to_owned()).spawn_scoped(scope, ahead).is_err() {
+                    drop(running);
+                    return rows.chunks(BATCH).try_for_each(|rows| write(encode(rows)));
+                }
                 running.push(batches);
             }
             let batches = running.iter().cycle().map_while(|batches| batches.recv().ok());

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::schedules;
 use crate::segment::Segment;
-use crate::state::{Part, State};
+use crate::state::{Part, Space, State};
 use crate::truth::{SegmentRow, Slot};
 
 pub(crate) struct Install {
@@ -31,8 +31,14 @@ pub(crate) struct Install {
 impl Group<'_> {
     pub(super) fn install(&mut self, install: Box<Install>) -> Result<()> {
         let Install { vector, first, last, segment, .. } = &*install;
+        let refuse = |reason| Error::Build { path: install.folder.clone(), reason };
         let (mut dead, replaced, expected) = {
             let state = self.shared.state();
+            let in_memory: usize = state.spaces.values().map(Space::live).sum();
+            if in_memory as u64 != self.header.vectors.rows {
+                // A segment is built of what memory knows: nothing that it has lost sight of may end with it.
+                return Err(refuse(format!("memory holds {in_memory} vectors, the truth {}", self.header.vectors.rows)));
+            }
             let space = &state.spaces[vector];
             let dead: Vec<Slot> =
                 segment.iter().flat_map(|(_, segment)| segment.slots().iter().copied()).filter(|slot| !space.is_live(*slot)).collect();
@@ -54,8 +60,7 @@ impl Group<'_> {
         let is_short = is_short && !schedules::is_planted(schedules::Fault::InstallsWhatClosingCutShort);
         if is_short {
             // Whatever made it so: what searches find now they would not find any more.
-            let reason = format!("it would hold {holds} of the {stored} vectors `{vector}` in slots {first} to {last}");
-            return Err(Error::Build { path: install.folder.clone(), reason });
+            return Err(refuse(format!("it would hold {holds} of the {stored} vectors `{vector}` in slots {first} to {last}")));
         }
         for row in &replaced {
             self.truth.delete_segment(&row.file)?;
