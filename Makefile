@@ -22,7 +22,7 @@ help:
 	@echo 'make setup         libtorch and ONNX Runtime into .native; CUDA=1 adds their CUDA libraries'
 	@echo 'make build         every program, optimised, into target/release'
 	@echo 'make clients       the Python packages that tests drive the server with, into .native'
-	@echo 'make bench-index   the index beside other libraries: recall, speed, memory, filters, opening, into target/bench-results (an hour)'
+	@echo 'make bench-index   the index beside other libraries: recall, speed, memory, filters, opening, into target/bench-results (35 minutes)'
 	@echo '                   SMALL=1 takes 3 minutes; CIFAR10=/a/folder adds picture features, MILLION=1 a million of them; ONLY=names'
 	@echo '                   PARTS=speed,avx2,memory,filters,opening runs some of it'
 	@echo 'make page-check    drives the page in headless Chromium'

@@ -3,7 +3,7 @@
 
     python3 index/benches/peers/run.py [--small] [--cifar10 FOLDER] [--million] [--parts PART,…] [--only NAME,…] [--program FILE]
 
-On two free cores: 3 minutes with --small, an hour without, two more with --million. Each part can be started alone.
+On two free cores: 3 minutes with --small, 35 without, two hours more with --million. Each part can be started alone.
 """
 
 import argparse
