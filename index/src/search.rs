@@ -208,7 +208,7 @@ pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query
                 ((FILTERED_WALK + LIST * lists) * more_candidates(ef, share) as f64, accepted as f64)
             }
         };
-        let by_codes = BEGINNING + by_codes + segment.compared_again(wanted) as f64 * COMPARED_PER_ROW;
+        let by_codes = BEFORE_CODES + by_codes + segment.compared_again(wanted) as f64 * COMPARED_PER_ROW;
         let scan = if segment.relies_on_codes() { by_codes.min(by_rows) } else { by_rows };
         if walk < scan
             && let Some(found) = segment.walk(query, ef, wanted, accept, scan as usize)
@@ -247,7 +247,7 @@ const MOST_LISTS: f64 = 32.0;
 const COMPARED_PER_ROW: f64 = 4.0;
 /// What a scan by codes takes before it compares any: of sixty vectors one of full rows takes 3.2 µs and one by codes 4.2, of six
 /// hundred 20 and 10.
-const BEGINNING: f64 = 300.0;
+const BEFORE_CODES: f64 = 300.0;
 /// A code, where all are compared in the order in which they lie.
 const IN_ORDER: f64 = 0.35;
 

@@ -5,7 +5,7 @@
 //! not pass a filter is not in the [`Bits`] a search brings along; nothing in the file says so.
 //!
 //! **What is checked when.** Opening checks the file's length and its header's hash against what the catalogue says, and
-//! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). It then checks
+//! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). Beside that it checks
 //! each link, each row a node stands for and each list's bounds once, so that a walk need not. [`Segment::verify`] takes
 //! the hashes of all sections at any later time, beside searches. A fault in a large section that was not verified yet can
 //! misplace a row in an answer, never more: they hold numbers only.
