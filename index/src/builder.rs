@@ -6,6 +6,7 @@
 //! is taken where it lies in the tail: what was written or, at the start, read and verified. Of any other the vectors are read
 //! from the truth, their checksums verified: a damaged segment cannot hand its damage on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -183,9 +184,11 @@ impl Thread {
             let file = format!("{}.{SEGMENT_SUFFIX}", Uuid::new_v4());
             let path = self.folder.join(&file);
             let cancel: &AtomicBool = &self.shared.closing;
-            let Some(summary) = segment::write(&path, &input, &segment_params(&params, &hnsw, self.threads), cancel)? else {
-                return Ok(false);
-            };
+            let params = segment_params(&params, &hnsw, self.threads);
+            // Whoever waits for the segment would wait for ever, were the thread to end here; searches go on without it.
+            let written = catch_unwind(AssertUnwindSafe(|| segment::write(&path, &input, &params, cancel)));
+            let panicked = |_| Err(Error::Build { path: path.clone(), reason: "the builder panicked".to_owned() });
+            let Some(summary) = written.unwrap_or_else(panicked)? else { return Ok(false) };
             drop(input);
             // What was just written is read back: a disk that lies is found out before the file counts.
             let Stamp { len: length, hash } = summary.stamp;

@@ -69,5 +69,5 @@ pub use operation::{Ack, Operation, Selector, UpsertMode};
 pub use payload::{Direction, KeyPath, PayloadSchema, PayloadSelect, SchemaKind, StartFrom, Tokenizer, TokenizerKind};
 pub use point::{Hit, Payload, Point, Record};
 pub use search::SearchRequest;
-pub use segment::{SegmentStats, Verify};
+pub use segment::{FORMAT as SEGMENT_FORMAT, SegmentStats, Verify};
 pub use store::{AliasAction, SnapshotManifest, Store, StoreOptions};

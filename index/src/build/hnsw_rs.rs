@@ -113,5 +113,5 @@ fn extract(hnsw: &Hnsw<'_, f32, Squared>, count: usize) -> Result<Graph, String>
         )
     });
     let layers = layers.collect();
-    Ok(Graph { vectors, layers })
+    Ok(Graph { vectors, layers, runs: Vec::new() })
 }

@@ -72,6 +72,9 @@ pub(crate) struct Graph {
     pub(crate) vectors: Vec<u32>,
     /// Layer 0 first. A layer holds the nodes from 0 up to some number, which falls from layer to layer.
     pub(crate) layers: Vec<Layer>,
+    /// Where the nodes of clusters begin that hold nearly all links of theirs, if the builder found such: for each layer, among
+    /// its nodes that are on no higher one, by cluster, and one more.
+    pub(crate) runs: Vec<Vec<Node>>,
 }
 
 /// The links of node `i` are `links[starts[i]..starts[i + 1]]`, the nearest first.
@@ -283,7 +286,7 @@ pub(crate) mod tests {
         // A ring of ten; 10 and 11 link into it, 11 only through 10; 12 and 13 link only to one another.
         let mut lists: Vec<Vec<Node>> = (0..10).map(|i| vec![(i + 1) % 10, (i + 9) % 10]).collect();
         lists.extend([vec![3, 4], vec![10], vec![13], vec![12]]);
-        let mut graph = Graph { vectors: (0..14).collect(), layers: vec![Layer::from_lists(lists)] };
+        let mut graph = Graph { vectors: (0..14).collect(), layers: vec![Layer::from_lists(lists)], runs: Vec::new() };
         assert_eq!(graph.repair(), Audit { orphans: 4, left: vec![12, 13] });
         assert_eq!(graph.layers[0].links(3), [4, 2, 10]);
         assert_eq!(graph.layers[0].links(10), [3, 4, 11]);

@@ -13,13 +13,18 @@
 //! | starts | `u32` a node and layer, and one more: where its links start, counted in links |
 //! | links | nodes in 2, 3 or 4 bytes (`link_width`), layer 0 first, then 4 bytes of zeros, so that each can be read as 4 bytes |
 //! | centre | `f32` a dimension |
+//! | runs | none, or for each layer, among its nodes that are on no higher one, where those of each cluster begin, and one more: `u32` |
+//! | middles | the clusters' middles, as codes are |
+//! | middle factors | as factors are |
+//! | spreads | [`Spread`](super::runs::Spread): two `f32` a cluster |
 //! | codes | 64-byte blocks, the same number a node |
 //! | factors | scale and bias, two `f32` a node |
 //! | vectors | `f32`, rows × dimensions |
 //!
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
 //! upper layers need no map. Links take 2 bytes each up to 65,536 nodes and 3 up to 16 million, about half of what fixed
-//! slots of `u32` take. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
+//! slots of `u32` take. Format 1 had no runs, nor what belongs to them; there are none either where clusters do not hold
+//! most links of their nodes. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
 //! (XXH3, 128 bits) covers it and the padding behind it: **no byte of a file is without a hash.**
 
 use std::ops::Range;
@@ -34,8 +39,10 @@ use crate::distance::Distance;
 compile_error!("segments are mapped and read as they are, which needs a little-endian machine");
 
 pub(crate) const MAGIC: [u8; 8] = *b"MOCOSEGM";
-/// The format this build writes, and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
+/// The format of segments that this build writes, and the newest it reads.
+pub const FORMAT: u32 = 2;
+/// The first, which had no runs.
+const WITHOUT_RUNS: u32 = 1;
 pub(crate) const HEADER: usize = 4096;
 /// Most layers a graph has.
 pub(crate) const LAYERS: usize = 16;
@@ -64,6 +71,10 @@ pub(crate) enum Kind {
     Starts,
     Links,
     Centre,
+    Runs,
+    Middles,
+    MiddleFactors,
+    Spreads,
     Codes,
     Factors,
     Vectors,
@@ -71,7 +82,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// In the order of the file.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Slots,
         Self::Points,
         Self::Ids,
@@ -82,14 +93,30 @@ impl Kind {
         Self::Starts,
         Self::Links,
         Self::Centre,
+        Self::Runs,
+        Self::Middles,
+        Self::MiddleFactors,
+        Self::Spreads,
         Self::Codes,
         Self::Factors,
         Self::Vectors,
     ];
 
     /// What a walk reads all over, and what lies between in the file.
-    pub(crate) const WALKED: [Self; 8] =
-        [Self::NodeRows, Self::FurtherRows, Self::Side, Self::Starts, Self::Links, Self::Centre, Self::Codes, Self::Factors];
+    pub(crate) const WALKED: [Self; 12] = [
+        Self::NodeRows,
+        Self::FurtherRows,
+        Self::Side,
+        Self::Starts,
+        Self::Links,
+        Self::Centre,
+        Self::Runs,
+        Self::Middles,
+        Self::MiddleFactors,
+        Self::Spreads,
+        Self::Codes,
+        Self::Factors,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -103,6 +130,10 @@ impl Kind {
             Self::Starts => "starts",
             Self::Links => "links",
             Self::Centre => "centre",
+            Self::Runs => "runs",
+            Self::Middles => "middles",
+            Self::MiddleFactors => "middle factors",
+            Self::Spreads => "spreads",
             Self::Codes => "codes",
             Self::Factors => "factors",
             Self::Vectors => "vectors",
@@ -219,9 +250,10 @@ impl Header {
             return Err(damaged("its hash is wrong"));
         }
         // From here on the bytes are what some build wrote; the checks keep a wrong build from doing harm.
-        if format != FORMAT {
+        if !(WITHOUT_RUNS..=FORMAT).contains(&format) {
             return Err(Refused::Damaged(format!("there is no format {format}")));
         }
+        let has = |kind| format > WITHOUT_RUNS || !matches!(kind, Kind::Runs | Kind::Middles | Kind::MiddleFactors | Kind::Spreads);
         let [distance, codes, builder, layer_count] = reader.take::<4>();
         let distance = *DISTANCES.get(usize::from(distance)).ok_or_else(|| damaged("unknown distance"))?;
         let codes = *CODES.get(usize::from(codes)).ok_or_else(|| damaged("unknown codes"))?;
@@ -248,20 +280,25 @@ impl Header {
         }
         reader.at = TABLE;
         let mut sections = [Section::default(); Kind::ALL.len()];
-        for (kind, section) in Kind::ALL.into_iter().zip(&mut sections) {
-            if (reader.u32(), reader.u32()) != (kind as u32, 0) {
+        for (place, kind) in Kind::ALL.into_iter().filter(|kind| has(*kind)).enumerate() {
+            if (reader.u32(), reader.u32()) != (place as u32, 0) {
                 return Err(damaged("its table of sections is out of order"));
             }
             let (offset, length) = (reader.u64(), reader.u64());
             let end = offset.checked_add(length).filter(|end| *end <= len as u64);
             end.ok_or_else(|| Refused::Damaged(format!("the {} reach past the end of the file", kind.name())))?;
-            *section = Section { offset: offset as usize, length: length as usize, hash: u128::from_le_bytes(reader.take()) };
+            sections[kind as usize] =
+                Section { offset: offset as usize, length: length as usize, hash: u128::from_le_bytes(reader.take()) };
+        }
+        // Those that its format lacks are empty, where the next one begins.
+        for kind in Kind::ALL.into_iter().rev().filter(|kind| !has(*kind)) {
+            sections[kind as usize] = Section { offset: sections[kind as usize + 1].offset, length: 0, hash: xxh3_128(&[]) };
         }
         let header =
             Self { distance, codes, builder, m, ef_construction, seed, size, rows, layers, orphans, id_width, link_width, unit, sections };
         let mut end = HEADER;
         for (kind, section) in Kind::ALL.into_iter().zip(&header.sections) {
-            if section.offset != aligned(end, section.length) {
+            if has(kind) && section.offset != aligned(end, section.length) {
                 return Err(Refused::Damaged(format!("the {} are out of place", kind.name())));
             }
             end = section.offset + section.length;
@@ -273,8 +310,16 @@ impl Header {
         Ok(header)
     }
 
+    /// Clusters that have runs.
+    pub(crate) fn runs(&self) -> usize {
+        match self.layers.len() {
+            0 => 0,
+            layers => (self.section(Kind::Runs).length / (4 * layers)).saturating_sub(1),
+        }
+    }
+
     fn check_length(&self, kind: Kind, length: usize) -> Result<(), String> {
-        let (rows, nodes) = (self.rows, self.nodes());
+        let (rows, nodes, runs) = (self.rows, self.nodes(), self.runs());
         let lists: usize = self.layers.iter().map(|nodes| *nodes as usize).sum();
         let coded = self.codes.blocks(self.size) > 0 && nodes > 0;
         let fits = match kind {
@@ -288,6 +333,10 @@ impl Header {
             Kind::Starts => length == 4 * (lists + 1),
             Kind::Links => length >= 4 && (length - 4).is_multiple_of(self.link_width),
             Kind::Centre => length == 4 * self.size,
+            Kind::Runs => length == if runs == 0 { 0 } else { 4 * self.layers.len() * (runs + 1) },
+            Kind::Middles => length == runs * self.codes.blocks(self.size) * crate::kernel::BLOCK,
+            Kind::MiddleFactors => length == if coded { 8 * runs } else { 0 },
+            Kind::Spreads => length == 8 * runs,
             Kind::Codes => length == nodes * self.codes.blocks(self.size) * crate::kernel::BLOCK,
             Kind::Factors => length == if coded { 8 * nodes } else { 0 },
             Kind::Vectors => length == 4 * rows * self.size,

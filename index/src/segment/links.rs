@@ -21,24 +21,42 @@ impl<'a> Links<'a> {
         Self { starts: segment.section(Kind::Starts), bytes: segment.section(Kind::Links), width, mask: u32::MAX >> (32 - 8 * width) }
     }
 
-    /// Calls `see` with each link in list `list`: a node's place in its layer, after all places of the layers before.
+    /// The links in list `list`: a node's place in its layer, after all places of the layers before.
     #[inline(always)]
-    pub(super) fn each(&self, list: usize, mut see: impl FnMut(Node)) {
+    pub(super) fn of_list(self, list: usize) -> List<'a> {
         debug_assert!(list + 1 < self.starts.len());
-        // SAFETY: opening checked that there is a start for each node on each layer and one more, and that none is past the
-        // links; behind the last link are four more bytes.
-        unsafe {
-            let (start, end) = (*self.starts.get_unchecked(list) as usize, *self.starts.get_unchecked(list + 1) as usize);
-            for i in start..end {
-                see(self.bytes.as_ptr().add(i * self.width).cast::<u32>().read_unaligned() & self.mask);
-            }
-        }
+        // SAFETY: opening checked that there is a start for each node on each layer and one more.
+        let (at, end) = unsafe { (*self.starts.get_unchecked(list) as usize, *self.starts.get_unchecked(list + 1) as usize) };
+        List { links: self, at, end }
     }
 
     #[inline(always)]
     pub(super) fn prefetch<I: Isa>(&self, isa: I, list: usize) {
         let start = self.starts[list] as usize * self.width;
         isa.prefetch(&self.bytes[start..], 2);
+    }
+}
+
+/// The links of one list. No closure is called with them: where two walks shared it, it would be compiled by itself, without the
+/// instructions of either.
+pub(super) struct List<'a> {
+    links: Links<'a>,
+    at: usize,
+    end: usize,
+}
+
+impl Iterator for List<'_> {
+    type Item = Node;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Node> {
+        if self.at == self.end {
+            return None;
+        }
+        // SAFETY: opening checked that no list ends before it starts or past the links; behind the last link are four more bytes.
+        let bytes = unsafe { self.links.bytes.as_ptr().add(self.at * self.links.width).cast::<u32>().read_unaligned() };
+        self.at += 1;
+        Some(bytes & self.links.mask)
     }
 }
 
@@ -61,8 +79,7 @@ mod tests {
             let bytes = bytes.into_boxed_slice();
             let links = Links { starts: &starts, bytes: &bytes, width, mask };
             for (list, expected) in lists.iter().enumerate() {
-                let mut found = Vec::new();
-                links.each(list, |link| found.push(link));
+                let found: Vec<Node> = links.of_list(list).collect();
                 assert_eq!(found, *expected, "list {list} in {width} bytes a link");
             }
         }

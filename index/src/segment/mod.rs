@@ -18,8 +18,10 @@ mod compare;
 mod format;
 mod input;
 mod links;
+mod middles;
 mod open;
 mod rescore;
+mod runs;
 mod scan;
 mod walk;
 mod write;
@@ -31,12 +33,14 @@ use memmap2::Mmap;
 use uuid::Uuid;
 
 pub(crate) use bits::Bits;
+pub use format::FORMAT;
 pub(crate) use input::{RowVectors, SegmentInput};
 pub(crate) use scan::nearness;
 pub(crate) use walk::more_candidates;
 pub(crate) use write::write;
 
 use self::format::{Header, Kind};
+use self::runs::Spread;
 use crate::build::{Builder, Node};
 use crate::codes::{Codes, Factors, Frame};
 use crate::distance::Distance;
@@ -185,6 +189,8 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for Block {}
 // SAFETY: two f32, laid out as in C.
 unsafe impl Plain for Factors {}
+// SAFETY: two f32, laid out as in C.
+unsafe impl Plain for Spread {}
 // SAFETY: numbers.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
@@ -369,7 +375,11 @@ impl Segment {
             builder: self.header.builder,
             sections: Kind::ALL.into_iter().map(|kind| (kind.name(), bytes(kind))).collect(),
             file_bytes: self.map.len(),
-            walked_bytes: [Kind::NodeRows, Kind::Starts, Kind::Links, Kind::Codes, Kind::Factors].into_iter().map(bytes).sum(),
+            walked_bytes: Kind::WALKED
+                .into_iter()
+                .filter(|kind| !matches!(kind, Kind::FurtherRows | Kind::Side | Kind::Centre))
+                .map(bytes)
+                .sum(),
         }
     }
 }

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::format::{FORMAT, HEADER, Header, Kind, Refused, header_hash};
+use super::runs::Runs;
 use super::{FURTHER, Segment, Stamp, Verify};
 use crate::build::MOST_LINKS;
 use crate::codes::Frame;
@@ -136,6 +137,14 @@ impl Segment {
         }
         if let Some(row) = self.section::<u32>(Kind::NodeRows).iter().find(|row| (**row & !FURTHER) as usize >= rows) {
             return Err((Kind::NodeRows, format!("there is no row {}", row & !FURTHER)));
+        }
+        if let Some(runs) = Runs::of(self) {
+            for (layer, (starts, end)) in runs.of_layers().zip(&self.header.layers).enumerate() {
+                let first = self.header.layers.get(layer + 1).copied().unwrap_or(0);
+                if !starts.is_sorted() || starts.first() != Some(&first) || starts.last() != Some(end) {
+                    return Err((Kind::Runs, format!("they do not cover the nodes on layer {layer}")));
+                }
+            }
         }
         let further = self.section::<[u32; 2]>(Kind::FurtherRows);
         if !further.is_sorted() || further.iter().any(|[node, row]| *node as usize >= nodes || *row as usize >= rows) {

@@ -111,6 +111,82 @@ fn a_walk_finds_nearly_what_an_exact_search_finds_with_all_codes_distances_and_b
     }
 }
 
+/// Well apart, of different widths and sizes.
+fn apart(seed: u64, count: usize, size: usize) -> Vec<Vec<f32>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut normal = || (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0;
+    let centres: Vec<Vec<f32>> = (0..8).map(|_| (0..size).map(|_| 4.0 * normal()).collect()).collect();
+    let of = |i: usize| [0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 7][i % 12];
+    (0..count).map(|i| centres[of(i)].iter().map(|x| x + (0.5 + 0.1 * of(i) as f32) * normal()).collect()).collect()
+}
+
+#[test]
+fn clusters_that_hold_their_own_neighbours_are_compared_whole() {
+    let mut vectors = apart(21, 6060, 40);
+    let mut queries = vectors.split_off(6000);
+    // From the middle between all of them, and from far outside.
+    queries.extend([vec![0.0; 40], vec![60.0; 40]]);
+    for distance in [Distance::Cosine, Distance::Euclid] {
+        let input = input(distance, &vectors);
+        let queries: Vec<Vec<f32>> = match distance {
+            Distance::Cosine => queries.iter().map(|query| normalised(query.iter().map(|x| x + 1e-3).collect())).collect(),
+            _ => queries.clone(),
+        };
+        for codes in ALL_CODES {
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
+            let runs = segment.header.runs();
+            assert_eq!(runs > 1, matches!(codes, Codes::Int8 | Codes::Int4), "{distance:?} {codes:?}: {runs} runs");
+            if runs == 0 {
+                continue;
+            }
+            // 4-bit codes are coarse: with more candidates more of them are compared again.
+            let (ef, enough) = if codes == Codes::Int4 { (256, 0.98) } else { (16, 0.985) };
+            let found = recall(&segment, &input, &queries, ef, None);
+            assert!(found >= enough, "{distance:?} {codes:?}: recall@10 {found} at ef {ef}");
+            for share in [2, 7, 60] {
+                let mut accept = Bits::none(segment.rows());
+                for row in (0..segment.rows() as Row).filter(|row| row * 31 % share == 0) {
+                    accept.insert(row);
+                }
+                let found = recall(&segment, &input, &queries, ef, Some(&accept));
+                assert!(found >= enough, "{distance:?} {codes:?}: recall@10 {found} of one in {share}");
+            }
+            assert_eq!(segment.walk(&queries[0], 16, 10, None, runs), None, "no cluster is within such a budget");
+        }
+    }
+}
+
+/// Every node is in one run, those of a cluster one behind the other, and its middle is near its rows.
+#[test]
+fn runs_cover_every_node_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let vectors = apart(22, 5000, 24);
+    let segment = write_and_open(folder.path(), &input(Distance::Euclid, &vectors), &PARAMS);
+    let runs = super::runs::Runs::of(&segment).expect("clusters apart have runs");
+    let mut met = vec![0; segment.header.nodes()];
+    for starts in runs.of_layers() {
+        starts.windows(2).for_each(|run| (run[0]..run[1]).for_each(|node| met[node as usize] += 1));
+    }
+    assert!(met.iter().all(|times| *times == 1));
+}
+
+/// Where the nearest are just across the border of a cluster, its middle is farther than they are.
+#[test]
+fn neighbours_across_the_borders_of_clusters_are_found() {
+    let mut random = ChaCha8Rng::seed_from_u64(23);
+    for size in [1, 2, 3] {
+        let mut draw = |_| (0..size).map(|_| random.random::<f32>()).collect::<Vec<f32>>();
+        let vectors: Vec<Vec<f32>> = (0..6000).map(&mut draw).collect();
+        let queries: Vec<Vec<f32>> = (0..100).map(&mut draw).collect();
+        let input = input(Distance::Euclid, &vectors);
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_and_open(folder.path(), &input, &PARAMS);
+        let recall = recall(&segment, &input, &queries, 32, None);
+        assert!(recall >= 0.97, "{size} dimensions, {} runs: recall@10 {recall}", segment.header.runs());
+    }
+}
+
 #[test]
 fn data_far_from_the_origin_or_of_extreme_scale_are_found_by_codes() {
     for (far, scale) in [(1000.0, 1.0), (0.0, 1e-25), (0.0, 1e25)] {
@@ -508,6 +584,7 @@ fn a_flipped_byte_of_each_section_of_a_large_segment_is_noticed_and_named() {
     // Never while the file is mapped.
     let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     for (kind, section) in Kind::ALL.into_iter().zip(sections) {
+        assert!(section.length > 0, "there are {}", kind.name());
         for place in [section.offset, section.offset + section.length / 2, section.offset + section.length - 1] {
             let mut byte = [0];
             std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place as u64).unwrap();
@@ -544,29 +621,27 @@ fn truncated_extended_and_foreign_files_are_refused() {
     assert!(matches!(Segment::open(&path, &stamp, Verify::LinksOnly), Err(Error::DamagedSegment { section: "header", .. })));
 }
 
-/// The hashes do not help against a build that wrote nonsense, or someone who computed them anew.
-#[test]
-fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
-    use super::format::{HEADER, Header, Kind, header_hash};
+/// Puts random bytes into `places` of a segment 2,000 times and computes the hashes anew; how often it was opened then, and
+/// searched.
+fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
+    use super::format::{HEADER, Header, header_hash};
     let folder = tempfile::tempdir().unwrap();
-    let (bytes, _) = small(folder.path());
     let path = folder.path().join("damaged");
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let mut opened = 0;
     for _ in 0..2000 {
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes.to_vec();
         let mut header = Header::decode(bytes.first_chunk().unwrap(), bytes.len()).unwrap();
         for _ in 0..random.random_range(1..4) {
-            let place = random.random_range(HEADER..bytes.len());
-            damaged[place] = random.random();
+            damaged[random.random_range(places.clone())] = random.random();
         }
         match random.random_range(0..8) {
             0 => header.rows = random.random_range(0..100),
             1 => header.layers[0] = random.random_range(0..100),
             2 => header.size = random.random_range(0..20),
             3 => header.link_width = random.random_range(0..6),
-            4 => header.sections[random.random_range(0..13)].length = random.random_range(0..5000),
-            5 => header.sections[random.random_range(0..13)].offset = random.random_range(0..1 << 40),
+            4 => header.sections[random.random_range(0..Kind::ALL.len())].length = random.random_range(0..5000),
+            5 => header.sections[random.random_range(0..Kind::ALL.len())].offset = random.random_range(0..1 << 40),
             _ => (),
         }
         for kind in Kind::ALL {
@@ -590,7 +665,25 @@ fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
             );
         }
     }
+    opened
+}
+
+/// The hashes do not help against a build that wrote nonsense, or someone who computed them anew.
+#[test]
+fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bytes, _) = small(folder.path());
+    let opened = opened_with_nonsense(&bytes, super::format::HEADER..bytes.len());
     assert!(opened > 100, "{opened} were opened and searched");
+    // Of a segment with runs, what belongs to these.
+    let path = folder.path().join("runs");
+    let params = SegmentParams { m: 4, ef_construction: 8, ..PARAMS };
+    let summary = write(&path, &input(Distance::Cosine, &apart(24, 700, 6)), &params, &never()).unwrap().unwrap();
+    let header = Segment::open(&path, &summary.stamp, Verify::Eager).unwrap().header.clone();
+    assert!(header.runs() > 1);
+    let places = header.section(Kind::Runs).offset..header.section(Kind::Codes).offset;
+    let opened = opened_with_nonsense(&std::fs::read(&path).unwrap(), places);
+    assert!(opened > 100, "{opened} with runs were opened and searched");
 }
 
 #[test]
@@ -600,5 +693,5 @@ fn a_newer_format_is_refused_by_its_number() {
     bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
     let path = folder.path().join("newer");
     std::fs::write(&path, bytes).unwrap();
-    assert!(matches!(Segment::open(&path, &stamp, Verify::Eager), Err(Error::Format { found: 7, supported: 1, .. })));
+    assert!(matches!(Segment::open(&path, &stamp, Verify::Eager), Err(Error::Format { found: 7, supported: 2, .. })));
 }

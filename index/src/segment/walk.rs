@@ -13,6 +13,7 @@ use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
 use super::links::Links;
 use super::rescore::{Pool, rescored};
+use super::runs::{ByRuns, ClusterScratch, Runs};
 use super::{Bits, FURTHER, Scored, Segment};
 use crate::build::{MOST_LINKS, Node};
 use crate::codes::{Codes, Query};
@@ -23,15 +24,16 @@ const LINES_AHEAD: usize = 128;
 const MOST_AHEAD: usize = 48;
 
 /// What a thread keeps from one walk to the next.
-struct Scratch {
+pub(super) struct Scratch {
     query: Query,
     /// A stamp a node: those of this walk have been met. Nothing is cleared before the stamps are used up.
-    stamps: Vec<u8>,
-    stamp: u8,
-    pool: Vec<u64>,
+    pub(super) stamps: Vec<u8>,
+    pub(super) stamp: u8,
+    pub(super) pool: Vec<u64>,
     fresh: Vec<Node>,
     /// Nodes that are not accepted, and lead to others that may be.
     bridges: Vec<Node>,
+    pub(super) clusters: ClusterScratch,
 }
 
 thread_local! {
@@ -43,13 +45,14 @@ thread_local! {
             pool: Vec::new(),
             fresh: Vec::new(),
             bridges: Vec::new(),
+            clusters: ClusterScratch::NEW,
         })
     };
 }
 
 /// Sorts as distance, then node; the lowest bit says that the node's links were followed.
 #[inline(always)]
-fn key(nearness: f32, node: Node) -> u64 {
+pub(super) fn key(nearness: f32, node: Node) -> u64 {
     let bits = (-nearness).to_bits();
     let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
     u64::from(ordered) << 32 | u64::from(node) << 1
@@ -67,7 +70,7 @@ pub(super) fn nearness_of(key: u64) -> f32 {
 }
 
 /// More codes were compared than the budget allows.
-struct Exhausted;
+pub(super) struct Exhausted;
 
 impl Segment {
     /// The nearest rows among those in `accept` (all, if `None`), about as an exact search would find them; the nearest first,
@@ -80,8 +83,9 @@ impl Segment {
             return None;
         }
         let ef = ef.max(want).max(1);
-        SCRATCH.with_borrow_mut(|scratch| {
-            Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: Way::Graph { budget }, scratch })
+        SCRATCH.with_borrow_mut(|scratch| match Runs::of(self) {
+            None => Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: ByGraph { budget }, scratch }),
+            Some(runs) => Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: ByRuns { runs, budget }, scratch }),
         })
     }
 
@@ -94,7 +98,7 @@ impl Segment {
             return None;
         }
         let ef = self.compared_again(want).max(1);
-        SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: Way::All, scratch }))
+        SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: All, scratch }))
     }
 
     /// Are there codes that tell the vectors apart? Where the graph lost many they do not: data of many magnitudes have only a
@@ -131,19 +135,50 @@ const NO_NODE: Node = Node::MAX;
 /// Codes are relied on alone where the graph lost fewer than one in so many nodes.
 const ORPHANS: usize = 20;
 
-/// Which nodes are compared.
+/// Which nodes are compared. Each way is compiled by itself.
+pub(super) trait Way {
+    /// All that is found is compared again.
+    const ALL_AGAIN: bool = false;
+
+    /// Leaves the nearest nodes in the pool; how many candidates it kept, at most.
+    fn find<I: Isa, C: Compare>(self, steps: &Steps<'_, I>, compared: Compared<'_, C>, scratch: &mut Scratch) -> Result<usize, Exhausted>;
+}
+
+/// What a query is compared with, and the query in the segment's frame.
 #[derive(Clone, Copy)]
-enum Way {
-    /// Those that a walk comes by, so many at most.
-    Graph {
-        budget: usize,
-    },
-    All,
+pub(super) struct Compared<'a, C> {
+    pub(super) nodes: C,
+    pub(super) middles: C,
+    pub(super) query: &'a [f32],
+}
+
+/// Those that a walk comes by, `budget` at most.
+struct ByGraph {
+    budget: usize,
+}
+
+impl Way for ByGraph {
+    #[inline(always)]
+    fn find<I: Isa, C: Compare>(self, steps: &Steps<'_, I>, compared: Compared<'_, C>, scratch: &mut Scratch) -> Result<usize, Exhausted> {
+        steps.walk(compared.nodes, self.budget, scratch)
+    }
+}
+
+struct All;
+
+impl Way for All {
+    const ALL_AGAIN: bool = true;
+
+    #[inline(always)]
+    fn find<I: Isa, C: Compare>(self, steps: &Steps<'_, I>, compared: Compared<'_, C>, scratch: &mut Scratch) -> Result<usize, Exhausted> {
+        steps.all(compared.nodes, scratch);
+        Ok(steps.effort.ef)
+    }
 }
 
 /// Which nodes stand for a row that may be answered.
 #[derive(Clone, Copy)]
-struct Accepted<'a> {
+pub(super) struct Accepted<'a> {
     segment: &'a Segment,
     node_rows: &'a [u32],
     rows: &'a Bits,
@@ -151,7 +186,7 @@ struct Accepted<'a> {
 
 impl Accepted<'_> {
     #[inline(always)]
-    fn has(&self, node: Node) -> bool {
+    pub(super) fn has(&self, node: Node) -> bool {
         debug_assert!((node as usize) < self.node_rows.len());
         // SAFETY: opening checked that every link is below the number of nodes, for each of which there is a row.
         let row = unsafe { *self.node_rows.get_unchecked(node as usize) };
@@ -165,100 +200,88 @@ impl Accepted<'_> {
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, W> {
     segment: &'a Segment,
     query: &'a [f32],
     ef: usize,
     want: usize,
     accept: Option<&'a Bits>,
-    way: Way,
+    way: W,
     scratch: &'a mut Scratch,
 }
 
-impl Work for Walk<'_> {
+impl<W: Way> Work for Walk<'_, W> {
     type Output = Option<Vec<Scored>>;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Option<Vec<Scored>> {
-        let Self { segment, query, .. } = self;
+        let Self { segment, query, ef, want, accept, way, scratch } = self;
         let header = &segment.header;
-        let scratch = self.scratch;
         let mut prepared = std::mem::take(&mut scratch.query);
         prepared.set(query, &segment.frame, header.distance, header.codes);
         scratch.pool.clear();
-        let mut walked = Ok(self.ef);
+        let mut walked = Ok(ef);
         if header.nodes() > 0 {
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
             let coded = Coded { codes, blocks: header.codes.blocks(header.size), factors, query: &prepared };
-            let effort = Effort { ef: self.ef, patience: usize::MAX, most: usize::MAX };
-            let best = rescored(header.codes, self.want, self.ef);
-            let steps = Steps { isa, segment, links: Links::of(segment), effort, best, accept: self.accept, way: self.way };
+            let middles = Coded { codes: segment.section(Kind::Middles), factors: segment.section(Kind::MiddleFactors), ..coded };
+            let effort = Effort { ef, patience: usize::MAX, most: usize::MAX };
+            let best = rescored(header.codes, want, ef);
+            let steps = Steps { isa, segment, links: Links::of(segment), effort, best, accept };
+            let placed = &*prepared.floats;
             walked = match header.codes {
-                Codes::Int8 => steps.go(ByInt8(coded), scratch),
-                Codes::Int4 => steps.go(ByInt4(coded), scratch),
-                Codes::F16 => steps.go(ByF16(coded), scratch),
+                Codes::Int8 => way.find(&steps, Compared { nodes: ByInt8(coded), middles: ByInt8(middles), query: placed }, scratch),
+                Codes::Int4 => way.find(&steps, Compared { nodes: ByInt4(coded), middles: ByInt4(middles), query: placed }, scratch),
+                Codes::F16 => way.find(&steps, Compared { nodes: ByF16(coded), middles: ByF16(middles), query: placed }, scratch),
                 Codes::F32 => {
                     let (vectors, node_rows) = (segment.section(Kind::Vectors), segment.section(Kind::NodeRows));
-                    steps.go(ByF32 { vectors, node_rows, distance: header.distance, query }, scratch)
+                    let nodes = ByF32 { vectors, node_rows, distance: header.distance, query };
+                    way.find(&steps, Compared { nodes, middles: nodes, query: placed }, scratch)
                 }
             };
         }
         scratch.query = prepared;
         let kept = walked.ok()?;
+        let found = scratch.pool.len();
         // Fewer than there are: others cut the rest off, or patience ended too early.
-        if let (Some(accept), Way::Graph { .. }) = (self.accept, self.way)
-            && scratch.pool.len() < kept.min(accept.count() * header.nodes() / header.rows.max(1) / 2)
+        if let Some(accept) = accept
+            && !W::ALL_AGAIN
+            && found < kept.min(accept.count() * header.nodes() / header.rows.max(1) / 2)
         {
             return None;
         }
-        let found = scratch.pool.len();
-        let again = match self.way {
-            Way::Graph { .. } => rescored(header.codes, self.want, found).min(found),
-            Way::All => found,
-        };
-        Some(segment.rescore(isa, query, Pool { keys: &scratch.pool[..again], unit: scratch.query.unit }, self.want, self.accept))
+        let again = if W::ALL_AGAIN { found } else { rescored(header.codes, want, found).min(found) };
+        Some(segment.rescore(isa, query, Pool { keys: &scratch.pool[..again], unit: scratch.query.unit }, want, accept))
     }
 }
 
 /// How long a walk goes on.
 #[derive(Clone, Copy)]
-struct Effort {
+pub(super) struct Effort {
     /// Candidates it keeps.
-    ef: usize,
+    pub(super) ef: usize,
     /// Nodes it follows, one after the other, without any of them leading to one of the best.
-    patience: usize,
+    pub(super) patience: usize,
     /// Nodes it compares.
-    most: usize,
+    pub(super) most: usize,
 }
 
 /// The walk itself; leaves the nearest nodes in the pool.
 #[derive(Clone, Copy)]
-struct Steps<'a, I> {
-    isa: I,
+pub(super) struct Steps<'a, I> {
+    pub(super) isa: I,
     segment: &'a Segment,
     links: Links<'a>,
-    effort: Effort,
+    pub(super) effort: Effort,
     /// Nodes that are compared again in the end, at least.
     best: usize,
     accept: Option<&'a Bits>,
-    way: Way,
 }
 
 impl<I: Isa> Steps<'_, I> {
-    #[inline(always)]
-    fn go<C: Compare>(&self, compare: C, scratch: &mut Scratch) -> Result<usize, Exhausted> {
-        match self.way {
-            Way::Graph { budget } => self.walk(compare, budget, scratch),
-            Way::All => {
-                self.all(compare, scratch);
-                Ok(self.effort.ef)
-            }
-        }
-    }
-
     /// No node has been met.
     #[inline(always)]
-    fn forget(&self, scratch: &mut Scratch) {
+    pub(super) fn forget(&self, scratch: &mut Scratch) {
         let nodes = self.segment.header.nodes();
         if scratch.stamps.len() < nodes {
             scratch.stamps.resize(nodes, 0);
@@ -311,7 +334,7 @@ impl<I: Isa> Steps<'_, I> {
         let mut compared = 1;
         let start = self.descend(compare, entry, &mut compared);
         let stamp = scratch.stamp;
-        match self.accept {
+        match self.accepted() {
             None => {
                 // From the entry point too: the audit counts as reachable what can be reached from there.
                 for first in [start, entry] {
@@ -320,19 +343,25 @@ impl<I: Isa> Steps<'_, I> {
                         scratch.pool.push(first);
                     }
                 }
-                self.nearest(compare, compared, budget, scratch, |from, scratch| {
-                    self.meet(from, &mut scratch.stamps, stamp, &mut scratch.fresh);
-                    scratch.fresh.len()
+                self.nearest(compare, compared, budget, scratch, |from, scratch| (self.meet(from, scratch), self.effort.ef))
+            }
+            Some(accepted) => {
+                let steps = self.with(self.effort_among(accepted, node_of(start)));
+                compared += steps.begin_accepted(compare, node_of(start), accepted, scratch);
+                steps.nearest(compare, compared, budget, scratch, |from, scratch| {
+                    (steps.meet_accepted(compare, from, accepted, scratch), steps.effort.ef)
                 })
             }
-            Some(rows) => {
-                let node_rows = self.segment.section(Kind::NodeRows);
-                let accepted = Accepted { segment: self.segment, node_rows, rows };
-                let steps = Self { effort: self.effort_among(accepted, node_of(start)), ..*self };
-                compared += steps.begin_accepted(compare, node_of(start), accepted, scratch);
-                steps.nearest(compare, compared, budget, scratch, |from, scratch| steps.meet_accepted(compare, from, accepted, scratch))
-            }
         }
+    }
+
+    /// The same with another effort.
+    pub(super) fn with(&self, effort: Effort) -> Self {
+        Self { effort, ..*self }
+    }
+
+    pub(super) fn accepted(&self) -> Option<Accepted<'_>> {
+        self.accept.map(|rows| Accepted { segment: self.segment, node_rows: self.segment.section(Kind::NodeRows), rows })
     }
 
     /// How long a walk among those that pass goes on, by how many of those around its beginning do.
@@ -340,19 +369,17 @@ impl<I: Isa> Steps<'_, I> {
         // Its own neighbours are too few to tell: of a twentieth that passes, none may be among them by chance.
         let mut asked = [start; AROUND];
         let mut count = 1;
-        self.links.each(start as usize, |neighbour| {
-            if count < AROUND {
-                self.links.prefetch(self.isa, neighbour as usize);
-                asked[count] = neighbour;
-                count += 1;
-            }
-        });
+        for neighbour in self.links.of_list(start as usize).take(AROUND - 1) {
+            self.links.prefetch(self.isa, neighbour as usize);
+            asked[count] = neighbour;
+            count += 1;
+        }
         let (mut links, mut passing) = (0u32, 0u32);
         for node in &asked[..count] {
-            self.links.each(*node as usize, |node| {
+            for node in self.links.of_list(*node as usize) {
                 links += 1;
                 passing += u32::from(accepted.has(node));
-            });
+            }
         }
         let of_all = accepted.rows.count() as f64 / self.segment.rows().max(1) as f64;
         let around = f64::from(passing) / f64::from(links.max(1));
@@ -371,11 +398,14 @@ impl<I: Isa> Steps<'_, I> {
         for layer in self.segment.layer_starts.iter().skip(1).rev() {
             loop {
                 let from = best;
-                self.links.each(layer + node_of(from) as usize, |node| compare.prefetch(self.isa, node));
-                self.links.each(layer + node_of(from) as usize, |node| {
+                let links = || self.links.of_list(layer + node_of(from) as usize);
+                for node in links() {
+                    compare.prefetch(self.isa, node);
+                }
+                for node in links() {
                     *compared += 1;
                     best = best.min(key(compare.nearness(self.isa, node), node));
-                });
+                }
                 if best == from {
                     break;
                 }
@@ -384,14 +414,16 @@ impl<I: Isa> Steps<'_, I> {
         best
     }
 
-    /// Puts the links of `from` that this walk has not met into `fresh`.
+    /// Puts the links of `from` that this walk has not met into `fresh`. Returns how many these are.
     #[inline(always)]
-    fn meet(&self, from: Node, stamps: &mut [u8], stamp: u8, fresh: &mut Vec<Node>) {
+    pub(super) fn meet(&self, from: Node, scratch: &mut Scratch) -> usize {
+        let Scratch { stamps, stamp, fresh, .. } = scratch;
+        let stamp = *stamp;
         fresh.clear();
         fresh.reserve(MOST_LINKS);
         let mut count = 0;
         let places = fresh.as_mut_ptr();
-        self.links.each(from as usize, |node| {
+        for node in self.links.of_list(from as usize) {
             debug_assert!((node as usize) < stamps.len() && count < MOST_LINKS);
             // SAFETY: opening checked that links are below the number of nodes, for each of which there is a stamp, and that
             // no list is longer than what was reserved.
@@ -401,9 +433,10 @@ impl<I: Isa> Steps<'_, I> {
                 count += usize::from(*met != stamp);
                 *met = stamp;
             }
-        });
+        }
         // SAFETY: so many were written.
         unsafe { fresh.set_len(count) };
+        count
     }
 
     /// Calls `see` with the key of each node, and asks for the codes of the next ones meanwhile.
@@ -431,7 +464,7 @@ impl<I: Isa> Steps<'_, I> {
     /// As [`Self::meet`], but only nodes that are accepted: those that `from` leads to, and where too few of those are, what
     /// the others lead to. Returns what it cost, in nodes compared.
     #[inline(always)]
-    fn meet_accepted<C: Compare>(&self, compare: C, from: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
+    pub(super) fn meet_accepted<C: Compare>(&self, compare: C, from: Node, accepted: Accepted<'_>, scratch: &mut Scratch) -> usize {
         let Scratch { stamps, stamp, fresh, bridges, .. } = scratch;
         let stamp = *stamp;
         fresh.clear();
@@ -488,7 +521,7 @@ impl<I: Isa> Steps<'_, I> {
         fresh.reserve(MOST_LINKS);
         let (mut found, mut count, places) = (0, fresh.len(), fresh.spare_capacity_mut().as_mut_ptr());
         let before = count;
-        self.links.each(list as usize, |node| {
+        for node in self.links.of_list(list as usize) {
             debug_assert!((node as usize) < stamps.len() && count - before < MOST_LINKS);
             let passes = accepted.has(node);
             // SAFETY: opening checked that links are below the number of nodes, for each of which there is a stamp, and that
@@ -502,7 +535,7 @@ impl<I: Isa> Steps<'_, I> {
                 see(node, !passes & new);
             }
             found += usize::from(passes);
-        });
+        }
         // SAFETY: so many were written.
         unsafe { fresh.set_len(count) };
         found
@@ -540,15 +573,16 @@ impl<I: Isa> Steps<'_, I> {
     }
 
     /// Follows the links of the nearest node that was not followed, until there is none among the `ef` nearest, or patience
-    /// or effort ends. `meet` puts the nodes that a node leads to, and that are new, into `fresh`.
+    /// or effort ends. `meet` puts the nodes that a node leads to, and that are new, into `fresh`; it says what that cost, in nodes
+    /// compared, and the first place in the pool that it changed, or `ef`.
     #[inline(always)]
-    fn nearest<C: Compare>(
+    pub(super) fn nearest<C: Compare>(
         &self,
         compare: C,
         mut compared: usize,
         budget: usize,
         scratch: &mut Scratch,
-        meet: impl Fn(Node, &mut Scratch) -> usize,
+        meet: impl Fn(Node, &mut Scratch) -> (usize, usize),
     ) -> Result<usize, Exhausted> {
         let Effort { ef, patience, most } = self.effort;
         scratch.pool.reserve(ef + 1);
@@ -557,12 +591,13 @@ impl<I: Isa> Steps<'_, I> {
             in_vain += 1;
             let from = scratch.pool[current];
             scratch.pool[current] |= 1;
-            compared += meet(node_of(from), scratch);
+            let (cost, changed) = meet(node_of(from), scratch);
+            compared += cost;
             if compared > budget {
                 return Err(Exhausted);
             }
             let Scratch { pool, fresh, .. } = &mut *scratch;
-            let mut lowest = current + 1;
+            let mut lowest = changed.min(current + 1);
             // Likely the next to be followed.
             if let Some(next) = pool.get(current + 1) {
                 self.links.prefetch(self.isa, node_of(*next) as usize);
@@ -608,16 +643,33 @@ fn greet(node: Node, stamps: &mut [u8], stamp: u8, fresh: &mut Vec<Node>) {
 
 /// Puts a node into a pool of the `ef` nearest, the nearest first. Where it is now; `None` if it is too far.
 #[inline(always)]
-fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
+pub(super) fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
     if pool.len() >= ef {
         if pool.last().is_some_and(|last| key > *last) {
             return None;
         }
         pool.pop();
     }
-    let place = pool.partition_point(|other| *other < key);
-    pool.insert(place, key);
+    if ef > FEW {
+        let place = pool.partition_point(|other| *other < key);
+        pool.insert(place, key);
+        return Some(place);
+    }
+    // Few are sooner moved one by one than asked for the place.
+    let mut place = pool.len();
+    pool.push(key);
+    while place > 0 && pool[place - 1] > key {
+        pool[place] = pool[place - 1];
+        place -= 1;
+    }
+    pool[place] = key;
     Some(place)
+}
+
+/// What is less near than that is too far for a pool of the `ef` nearest.
+#[inline(always)]
+pub(super) fn bar_of(pool: &[u64], ef: usize) -> f32 {
+    pool.last().filter(|_| pool.len() >= ef).map_or(f32::NEG_INFINITY, |last| nearness_of(*last))
 }
 
 /// Among half of the vectors, recall@10 at ef 160 was .987 with as many candidates and .993 with so many (1.4 times).
@@ -633,6 +685,8 @@ const MORE_WHERE_APART: f64 = 2.0;
 /// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
 const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
+/// Candidates that are few enough to be kept in order by moving one after the other.
+const FEW: usize = 32;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.

@@ -12,6 +12,7 @@ use std::sync::mpsc::sync_channel;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::format::{HEADER, Header, Kind, Section, aligned, header_hash};
+use super::middles::Clusters;
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::background;
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
@@ -274,6 +275,13 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Starts, self.links.starts.iter().map(|start| start.to_le_bytes()))?;
         out.numbers(&mut header, Kind::Links, self.links.bytes.iter().map(|byte| [*byte]))?;
         out.numbers(&mut header, Kind::Centre, frame.centre.iter().map(|x| x.to_le_bytes()))?;
+        let runs = self.runs();
+        let clusters = Clusters { input, runs, graph: self.graph, node_rows: self.node_rows, frame: &frame };
+        let middles = clusters.middles(params.codes);
+        out.numbers(&mut header, Kind::Runs, runs.iter().flatten().map(|node| node.to_le_bytes()))?;
+        out.numbers(&mut header, Kind::Middles, middles.codes.iter().map(|block| block.0))?;
+        out.numbers(&mut header, Kind::MiddleFactors, pairs(&middles.factors, |factors| [factors.scale, factors.bias]))?;
+        out.numbers(&mut header, Kind::Spreads, pairs(&middles.spreads, |spread| [spread.addend, spread.deviation]))?;
 
         let mut factors = Vec::new();
         out.begin(&mut header, Kind::Codes, distinct.len() * params.codes.blocks(input.size) * BLOCK)?;
@@ -285,11 +293,7 @@ impl Contents<'_> {
             })?;
         }
         out.end(&mut header, Kind::Codes)?;
-        out.numbers(
-            &mut header,
-            Kind::Factors,
-            factors.iter().flat_map(|factors| [factors.scale.to_le_bytes(), factors.bias.to_le_bytes()]),
-        )?;
+        out.numbers(&mut header, Kind::Factors, pairs(&factors, |factors| [factors.scale, factors.bias]))?;
         out.begin(&mut header, Kind::Vectors, input.slots.len() * input.size * 4)?;
         let mut bytes = vec![0; 4 * input.size];
         for row in 0..input.slots.len() as Row {
@@ -300,6 +304,18 @@ impl Contents<'_> {
 
         out.finish(&mut header)
     }
+
+    /// The graph's, where searches can use them: under Dot the nearest are not around the nearest middles.
+    fn runs(&self) -> &[Vec<Node>] {
+        match (self.input.distance, self.params.codes) {
+            (Distance::Cosine | Distance::Euclid, Codes::Int8 | Codes::Int4) => &self.graph.runs,
+            _ => &[],
+        }
+    }
+}
+
+fn pairs<T>(values: &[T], pair: impl Fn(&T) -> [f32; 2] + Clone) -> impl Iterator<Item = [u8; 4]> + Clone {
+    values.iter().flat_map(move |value| pair(value).map(f32::to_le_bytes))
 }
 
 /// Rows encoded at a time, and such batches of each thread that wait to be written.

@@ -33,6 +33,29 @@ fn config() -> CollectionConfig {
     }
 }
 
+/// Seven hundred points in ten clusters far apart, which segments from format 2 on have runs of.
+pub(crate) fn clusters() -> Vec<Point> {
+    let coordinate = |n: u32, i: u32| {
+        let (cluster, place) = (n % 10, n / 10);
+        let spread = f32::from((place * (7 + 4 * i) % 71) as u8) / 71.0;
+        f32::from((cluster * (3 + 2 * i) % 10) as u8) * 10.0 + spread
+    };
+    let vector = |n: u32| (0..6).map(|i| coordinate(n, i)).collect();
+    let point =
+        |n: u32| Point { id: PointId::Num(n.into()), vectors: BTreeMap::from([(String::new(), vector(n))]), payload: Payload::new() };
+    (0..700).map(point).collect()
+}
+
+/// Makes a data folder with one segment of [`clusters`], in the format of this build.
+pub(crate) fn write_clusters(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let hnsw = HnswParams { m: 4, ef_construction: 8, full_scan_threshold: 12, ..HnswParams::default() };
+    let config = CollectionConfig { hnsw, ..CollectionConfig::unnamed(6, Distance::Euclid) };
+    let collection = store.create_collection("clusters", config).unwrap();
+    collection.upsert(clusters()).unwrap();
+    collection.compact().unwrap();
+}
+
 /// Makes the data folder, in the format of this build.
 pub(crate) fn write(folder: &Path) {
     let store = Store::open(folder).unwrap();

@@ -1,17 +1,18 @@
 //! Data folders as earlier versions wrote them still open, and hold what was put into them.
 //!
 //! `tests/data/format-N` was written by the version whose format N was, by `write.rs` beside this file:
-//! `cargo run -p moco-index --example write_format_fixture`. When the format changes, write the present one's first.
+//! `cargo run -p moco-index --example write_format_fixture`. When the format changes, write the present one's first. Segments have a format
+//! of their own; those of the first are in `format-2` and `format-3`, later ones in `segment-N`.
 
 mod fixture;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use moco_index::{Collection, Distance, FORMAT, Point, PointId, SearchRequest, Store};
+use moco_index::{Collection, Distance, FORMAT, Point, PointId, SEGMENT_FORMAT, SearchRequest, Store};
 use serde_json::json;
 
-use crate::fixture::points;
+use crate::fixture::{clusters, points};
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
@@ -67,6 +68,58 @@ fn every_format_that_was_ever_written_opens() {
         let store = Store::open(folder.path()).unwrap();
         let collection = store.collection("old").unwrap();
         assert_eq!((collection.info().upgraded_from, collection.count()), (None, 20));
+        collection.verify().unwrap();
+    }
+}
+
+/// The files of segments below a folder.
+fn segments(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.append(&mut segments(&path));
+        } else if path.extension().is_some_and(|extension| extension == "segment") {
+            found.insert(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn segments_of_every_format_that_was_ever_written_are_searched_as_they_are() {
+    for written in
+        (2..=FORMAT).map(|format| format!("format-{format}")).chain((2..=SEGMENT_FORMAT).map(|format| format!("segment-{format}")))
+    {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&data().join(&written), folder.path());
+        let before = segments(folder.path());
+        assert!(!before.is_empty(), "{written} has segments");
+        let store = Store::open(folder.path()).unwrap();
+        for collection in store.collections().iter().map(|name| store.collection(name).unwrap()) {
+            collection.wait_until_built();
+            let vectors = collection.info().vectors;
+            assert!(vectors.values().flat_map(|vector| &vector.segments).all(|segment| segment.damage.is_none()), "{written}: {vectors:?}");
+        }
+        assert_eq!(segments(folder.path()), before, "{written}: none was built anew");
+    }
+}
+
+#[test]
+fn the_newest_segment_has_runs_and_finds_by_them() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&data().join(format!("segment-{SEGMENT_FORMAT}")), folder.path());
+    let built = tempfile::tempdir().unwrap();
+    fixture::write_clusters(built.path());
+    for folder in [folder.path(), built.path()] {
+        let collection = Store::open(folder).unwrap().collection("clusters").unwrap();
+        let segments = &collection.info().vectors[""].segments;
+        let stats = segments[0].stats.as_ref().unwrap();
+        assert!(segments.len() == 1 && stats.sections.iter().any(|(name, bytes)| *name == "runs" && *bytes > 0), "{stats:?}");
+        for point in clusters() {
+            let request = SearchRequest { ef: Some(10), ..SearchRequest::new(point.vectors[""].clone(), 1) };
+            let hits = collection.search(&request).unwrap();
+            assert_eq!((hits[0].score, hits.len()), (0.0, 1), "{:?}", point.id);
+        }
         collection.verify().unwrap();
     }
 }

@@ -1,12 +1,22 @@
-//! Writes `tests/data/format-N` in the format of this build: `cargo run -p moco-index --example write_format_fixture`.
+//! Writes `tests/data/format-N` and `tests/data/segment-N`, whichever is not there yet, in the formats of this build:
+//! `cargo run -p moco-index --example write_format_fixture`.
 
 use std::path::Path;
 
 mod fixture;
 
 fn main() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{}", moco_index::FORMAT));
-    assert!(!folder.exists(), "{} is there already: a format that was released does not change", folder.display());
-    fixture::write(&folder);
-    println!("{}", folder.display());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let of_collections = data.join(format!("format-{}", moco_index::FORMAT));
+    let of_segments = data.join(format!("segment-{}", moco_index::SEGMENT_FORMAT));
+    let missing = |folder: &Path| !folder.exists();
+    assert!(missing(&of_collections) || missing(&of_segments), "both are there already: a format that was released does not change");
+    if missing(&of_collections) {
+        fixture::write(&of_collections);
+        println!("{}", of_collections.display());
+    }
+    if missing(&of_segments) {
+        fixture::write_clusters(&of_segments);
+        println!("{}", of_segments.display());
+    }
 }

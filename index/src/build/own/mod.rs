@@ -16,6 +16,7 @@ mod lists;
 mod partition;
 mod pools;
 mod rows;
+mod runs;
 mod select;
 
 use std::cmp::Reverse;
@@ -25,6 +26,7 @@ use self::candidates::Candidates;
 use self::lists::Lists;
 use self::partition::Partition;
 use self::rows::Rows;
+use self::runs::runs;
 use super::{BuildParams, Graph, GraphBuilder, Node, Vectors};
 use crate::background;
 use crate::large_pages::Zero;
@@ -45,7 +47,9 @@ impl GraphBuilder for Own {
         let compared = COMPARED * ef_construction;
         let whole = Partition::of(&rows, rows.len(), compared, threads, cancel)?;
         // Neighbours lie next to one another, in memory as in the segment.
-        let order = levels.order_by(&whole.homes());
+        let homes = whole.homes();
+        let order = levels.order_by(&homes);
+        let homes: Vec<u32> = order.iter().map(|node| whole.middle_of(homes[*node as usize])).collect();
         let (rows, mut whole) = (rows.in_order(&order, threads)?, Some(whole.in_order(&order)));
         let mut layers = Vec::with_capacity(levels.counts.len());
         for (layer, nodes) in levels.counts.iter().enumerate() {
@@ -62,7 +66,8 @@ impl GraphBuilder for Own {
         if cancel.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        Ok(Some(Graph { vectors: levels.vectors, layers }))
+        let runs = runs(&homes, &levels.counts, &layers[0]);
+        Ok(Some(Graph { vectors: levels.vectors, layers, runs }))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Near, claim, on_threads};
 use crate::build::Node;
 use crate::codes::{Codes, Encoder, Frame};
 use crate::distance::Distance;
-use crate::kernel::{BLOCK, Isa, Kernel, Work};
+use crate::kernel::{BLOCK, Column, Isa, Kernel, Work};
 
 /// Nodes of a cluster, in the mean.
 const CLUSTER: usize = 256;
@@ -22,6 +22,13 @@ const LARGEST: usize = 4 * CLUSTER;
 /// Nodes of a sample for each cluster, and rounds of k-means on it.
 const SAMPLE: usize = 32;
 const ROUNDS: usize = 4;
+/// Rounds after the last one that moves middles ([`moves`]), and how many times the sum of squares of one cluster must be that of
+/// another to be given its middle.
+const SETTLING: usize = 2;
+const MOVED: f32 = 4.0;
+/// Clusters with less than one part in so many of the mean are given up: in many dimensions, of two middles in one cluster one
+/// takes nearly all.
+const TINY: usize = 8;
 /// Nodes that one thread takes at a time.
 const BATCH: usize = 128;
 
@@ -110,6 +117,11 @@ impl Partition {
         homes
     }
 
+    /// Of which middle a cluster is a piece.
+    pub(super) fn middle_of(&self, cluster: u32) -> u32 {
+        self.pieces.partition_point(|first| *first <= cluster) as u32 - 1
+    }
+
     /// The same partition after node `order[i]` has become node `i`.
     pub(super) fn in_order(mut self, order: &[u32]) -> Self {
         let mut new = vec![0 as Node; order.len()];
@@ -131,23 +143,47 @@ fn middles(rows: &Rows, nodes: usize, threads: usize, cancel: &AtomicBool) -> Re
     let first: Vec<Node> = (0..count).map(|i| sample[i * wanted / count]).collect();
     let mut middles = rows.in_order(&first, 1)?;
     let all = || (0..count as Node).collect();
-    for _ in 0..ROUNDS {
+    let mut kept: Vec<Node> = all();
+    for round in 0..ROUNDS {
         let homes = nearest(rows, &sample, &Packed::of(&middles, all()), 1, threads, cancel)?;
-        let (mut sums, mut members) = (vec![0f32; count * size], vec![0f32; count]);
-        for (node, home) in sample.iter().zip(homes) {
-            let scale = rows.factors[*node as usize].scale;
-            let sums = &mut sums[home as usize * size..][..size];
-            for (sums, block) in sums.chunks_mut(BLOCK).zip(rows.code(*node)) {
+        let (mut sums, mut members, mut squares) = (vec![0f32; count * size], vec![0f32; count], vec![0f32; count]);
+        for (node, home) in sample.iter().zip(&homes) {
+            let Column { scale, half_square } = rows.factors[*node as usize];
+            let home = *home as usize;
+            for (sums, block) in sums[home * size..][..size].chunks_mut(BLOCK).zip(rows.code(*node)) {
                 sums.iter_mut().zip(&block.0).for_each(|(sum, byte)| *sum += scale * (f32::from(*byte) - 128.0));
             }
-            members[home as usize] += 1.0;
+            members[home] += 1.0;
+            squares[home] += 2.0 * half_square;
         }
         for (middle, sums) in sums.chunks_mut(size).enumerate().filter(|(middle, _)| members[*middle] > 0.0) {
             sums.iter_mut().for_each(|sum| *sum /= members[middle]);
+            squares[middle] -= members[middle] * sums.iter().map(|x| x * x).sum::<f32>();
             middles.set(middle, sums, &mut encoder);
         }
+        if round + 1 == ROUNDS {
+            kept.retain(|middle| members[*middle as usize] * TINY as f32 >= (wanted / count) as f32);
+        }
+        if round + SETTLING < ROUNDS {
+            for (from, to) in moves(&squares) {
+                let member = homes.iter().position(|home| *home == to).expect("what has squares has members");
+                middles.copy(from as usize, rows, sample[member]);
+            }
+        }
     }
-    Ok(Packed::of(&middles, all()))
+    Ok(Packed::of(&middles.in_order(&kept, 1)?, (0..kept.len() as Node).collect()))
+}
+
+/// Which middles are better elsewhere, and in whose cluster: one that shares a cluster with another, in a middle's between two clusters.
+/// `squares` is, by middle, the sum of the squares of its members' distances from it.
+fn moves(squares: &[f32]) -> Vec<(u32, u32)> {
+    let mut order: Vec<u32> = (0..squares.len() as u32).collect();
+    order.sort_unstable_by(|a, b| squares[*a as usize].total_cmp(&squares[*b as usize]).then(a.cmp(b)));
+    let pairs = order.iter().zip(order.iter().rev()).take(squares.len() / 2);
+    pairs
+        .take_while(|(from, to)| squares[**to as usize] > MOVED * squares[**from as usize].max(0.0))
+        .map(|(from, to)| (*from, *to))
+        .collect()
 }
 
 /// Of each of `nodes` the nearest `keep` columns, the nearest first.

@@ -87,6 +87,13 @@ impl Rows {
         self.sums[i] = sum(code);
     }
 
+    /// Makes row `i` the same as `node` of others.
+    pub(super) fn copy(&mut self, i: usize, others: &Self, node: Node) {
+        self.codes[i * self.blocks..(i + 1) * self.blocks].copy_from_slice(others.code(node));
+        self.factors[i] = others.factors[node as usize];
+        self.sums[i] = others.sums[node as usize];
+    }
+
     /// Row `order[i]` becomes row `i`.
     pub(super) fn in_order(&self, order: &[u32], threads: usize) -> Result<Self, String> {
         let mut rows = Self::new(order.len(), self.blocks)?;

@@ -1,0 +1,230 @@
+//! Searching by clusters whose nodes lie one behind the other, and hold most of each other's links.
+//!
+//! Where the rows of a cluster are about as near to each other as any two of them, a walk that looks for the nearest comes by most
+//! of the cluster, each row at a place of its own. All of them in the order in which they lie are compared in less time, and none
+//! is missed. Which clusters can hold one of the nearest is told by their middles and by how far their rows are spread.
+
+use super::Segment;
+use super::compare::Compare;
+use super::format::Kind;
+use super::walk::{Accepted, Compared, Effort, Exhausted, Scratch, Steps, Way, bar_of, keep, key};
+use crate::build::Node;
+use crate::kernel::Isa;
+
+/// How far the rows of a cluster are spread around its middle, in the unit of the frame.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Spread {
+    /// What turns the nearness of a middle into that of a row in its cluster, in the mean: less half the mean square of their distances
+    /// from the middle, and under Cosine the addend that its nearness has over that under Euclid.
+    pub(super) addend: f32,
+    /// The standard deviation along a line.
+    pub(super) deviation: f32,
+}
+
+impl Spread {
+    /// How near the nearest row of a cluster can be, by the nearness of its middle: |q − x|² = |q − m|² + |m − x|² − 2⟨q − m, x − m⟩.
+    #[inline(always)]
+    fn reach(self, nearness: f32, query_square: f32) -> f32 {
+        let distance = (query_square - 2.0 * nearness).max(0.0).sqrt();
+        nearness + self.addend + REACH * self.deviation * distance
+    }
+}
+
+/// The runs of a segment that has some.
+#[derive(Clone, Copy)]
+pub(super) struct Runs<'a> {
+    /// For each layer, by cluster, where its nodes on no higher layer begin, and one more.
+    starts: &'a [Node],
+    spreads: &'a [Spread],
+    /// By layer, its nodes.
+    layers: &'a [u32],
+}
+
+impl<'a> Runs<'a> {
+    pub(super) fn of(segment: &'a Segment) -> Option<Self> {
+        let spreads = segment.section(Kind::Spreads);
+        (!spreads.is_empty()).then(|| Self { starts: segment.section(Kind::Runs), spreads, layers: &segment.header.layers })
+    }
+
+    /// By layer, the starts of all clusters and the end of the last.
+    pub(super) fn of_layers(self) -> impl Iterator<Item = &'a [Node]> {
+        self.starts.chunks_exact(self.spreads.len() + 1)
+    }
+
+    /// The cluster of a node; for the entry point, the first.
+    fn cluster_of(self, node: Node) -> usize {
+        // Most nodes are on layer 0 alone.
+        let layer = self.layers.iter().rposition(|nodes| node < *nodes).unwrap_or(0);
+        let starts = &self.starts[layer * (self.spreads.len() + 1)..][..self.spreads.len()];
+        starts.partition_point(|first| *first <= node).saturating_sub(1)
+    }
+}
+
+/// What a thread keeps from one search by clusters to the next.
+pub(super) struct ClusterScratch {
+    /// By cluster, how near its nearest can be.
+    reach: Vec<f32>,
+    /// By cluster, if it was compared.
+    entered: Vec<bool>,
+    nearness: Vec<f32>,
+}
+
+impl ClusterScratch {
+    pub(super) const NEW: Self = Self { reach: Vec::new(), entered: Vec::new(), nearness: Vec::new() };
+}
+
+/// All nodes of the clusters that can hold one of the nearest, the nearest cluster first, and what links from the best lead to if
+/// many are to be kept; `budget` at most.
+pub(super) struct ByRuns<'a> {
+    pub(super) runs: Runs<'a>,
+    pub(super) budget: usize,
+}
+
+impl Way for ByRuns<'_> {
+    #[inline(always)]
+    fn find<I: Isa, C: Compare>(self, steps: &Steps<'_, I>, compared: Compared<'_, C>, scratch: &mut Scratch) -> Result<usize, Exhausted> {
+        steps.by_runs(compared, self.runs, self.budget, scratch)
+    }
+}
+
+impl<I: Isa> Steps<'_, I> {
+    #[inline(always)]
+    fn by_runs<C: Compare>(
+        &self,
+        Compared { nodes: compare, middles, query }: Compared<'_, C>,
+        runs: Runs<'_>,
+        budget: usize,
+        scratch: &mut Scratch,
+    ) -> Result<usize, Exhausted> {
+        self.forget(scratch);
+        let accepted = self.accepted();
+        let ClusterScratch { reach, entered, .. } = &mut scratch.clusters;
+        let clusters = runs.spreads.len();
+        reach.clear();
+        reach.resize(clusters, 0.0);
+        self.compare_run(middles, 0, reach);
+        let mut next = largest(reach).0;
+        let square = self.isa.dot(query, query);
+        for (reach, spread) in reach.iter_mut().zip(runs.spreads) {
+            *reach = spread.reach(*reach, square);
+        }
+        entered.clear();
+        entered.resize(clusters, false);
+        let mut compared = clusters;
+        loop {
+            compared += self.enter(compare, runs, next, accepted, scratch).0;
+            if compared > budget {
+                return Err(Exhausted);
+            }
+            let reach = &mut scratch.clusters.reach;
+            reach[next] = f32::NEG_INFINITY;
+            let (nearest, within) = largest(reach);
+            if within == f32::NEG_INFINITY || within < bar_of(&scratch.pool, self.effort.ef) {
+                break;
+            }
+            next = nearest;
+        }
+        // Who keeps many wants more recall than that can give.
+        let followed = self.effort.ef / FOLLOWED;
+        if followed == 0 {
+            return Ok(self.effort.ef);
+        }
+        let steps = self.with(Effort { patience: followed - 1, ..self.effort });
+        steps.nearest(compare, compared, budget, scratch, |from, scratch| {
+            let cluster = runs.cluster_of(from);
+            let unchanged = (0, self.effort.ef);
+            let (cost, changed) =
+                if scratch.clusters.entered[cluster] { unchanged } else { self.enter(compare, runs, cluster, accepted, scratch) };
+            let met = match accepted {
+                None => self.meet(from, scratch),
+                Some(accepted) => self.meet_accepted(compare, from, accepted, scratch),
+            };
+            (cost + met, changed)
+        })
+    }
+
+    /// Compares all nodes of a cluster and marks them as met. How many these are, and the first place in the pool that changed.
+    #[inline(always)]
+    fn enter<C: Compare>(
+        &self,
+        compare: C,
+        runs: Runs<'_>,
+        cluster: usize,
+        accepted: Option<Accepted<'_>>,
+        scratch: &mut Scratch,
+    ) -> (usize, usize) {
+        let Scratch { pool, stamps, stamp, clusters: ClusterScratch { entered, nearness, .. }, .. } = scratch;
+        entered[cluster] = true;
+        let ef = self.effort.ef;
+        let (mut compared, mut changed) = (0, ef);
+        let mut bar = bar_of(pool, ef);
+        for starts in runs.of_layers() {
+            let (start, end) = (starts[cluster], starts[cluster + 1]);
+            let stamps = &mut stamps[start as usize..end as usize];
+            nearness.clear();
+            nearness.resize(stamps.len(), 0.0);
+            self.compare_run(compare, start, nearness);
+            for ((nearness, met), node) in nearness.iter().zip(&*stamps).zip(start..) {
+                // Links may have led to some before.
+                if *nearness >= bar
+                    && *met != *stamp
+                    && accepted.is_none_or(|accepted| accepted.has(node))
+                    && let Some(place) = keep(pool, ef, key(*nearness, node))
+                {
+                    changed = changed.min(place);
+                    bar = bar_of(pool, ef);
+                }
+            }
+            compared += stamps.len();
+            stamps.fill(*stamp);
+        }
+        (compared, changed)
+    }
+
+    /// How near the nodes from `first` on are, as many as `nearness` holds.
+    #[inline(always)]
+    fn compare_run<C: Compare>(&self, compare: C, first: Node, nearness: &mut [f32]) {
+        let end = first + nearness.len() as Node;
+        for node in first..end.min(first + AHEAD) {
+            compare.prefetch(self.isa, node);
+        }
+        let (fours, rest) = nearness.as_chunks_mut::<4>();
+        let mut node = first;
+        for four in fours {
+            if node + AHEAD + 4 <= end {
+                for ahead in AHEAD..AHEAD + 4 {
+                    compare.prefetch(self.isa, node + ahead);
+                }
+            }
+            *four = compare.nearness_of_four(self.isa, [node, node + 1, node + 2, node + 3]);
+            node += 4;
+        }
+        for nearness in rest {
+            *nearness = compare.nearness(self.isa, node);
+            node += 1;
+        }
+    }
+}
+
+/// The largest number, and its place.
+#[inline(always)]
+fn largest(numbers: &[f32]) -> (usize, f32) {
+    // In sixteen lanes, for vector instructions.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = numbers.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, number) in lanes.iter_mut().zip(chunk) {
+            *lane = if *number > *lane { *number } else { *lane };
+        }
+    }
+    let largest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    (numbers.iter().position(|number| *number == largest).unwrap_or(0), largest)
+}
+
+/// Standard deviations from its middle at which a cluster can hold a row that is one of the nearest.
+const REACH: f32 = 2.5;
+/// Links are followed until one in so many of the candidates that are kept, one after the other, led to none of the best.
+const FOLLOWED: usize = 16;
+/// Rows asked for ahead of the one being compared.
+const AHEAD: Node = 16;
