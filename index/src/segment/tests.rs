@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
 use super::format::Kind;
+use super::walk::ByGraph;
 use super::{Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
 use crate::build::Builder;
 use crate::build::tests::clustered;
@@ -72,11 +73,18 @@ fn exact(input: &SegmentInput, query: &[f32], want: usize, accept: Option<&Bits>
     all
 }
 
+/// Of a search, and of one through the graph also where the search compares clusters whole: the lower one.
 fn recall(segment: &Segment, input: &SegmentInput, queries: &[Vec<f32>], ef: usize, accept: Option<&Bits>) -> f64 {
+    let through_graph = |query: &[f32]| segment.find(ByGraph { budget: usize::MAX }, query, ef, 10, accept).unwrap();
+    let lower = recall_of(through_graph, input, queries, accept);
+    lower.min(recall_of(|query| segment.walk(query, ef, 10, accept, usize::MAX).unwrap(), input, queries, accept))
+}
+
+fn recall_of(search: impl Fn(&[f32]) -> Vec<Scored>, input: &SegmentInput, queries: &[Vec<f32>], accept: Option<&Bits>) -> f64 {
     let (mut found, mut wanted) = (0, 0);
     for query in queries {
         let expected = exact(input, query, 10, accept);
-        let answer = segment.walk(query, ef, 10, accept, usize::MAX).unwrap();
+        let answer = search(query);
         for scored in &answer {
             assert_eq!(
                 scored.nearness.to_bits(),
@@ -142,14 +150,18 @@ fn clusters_that_hold_their_own_neighbours_are_compared_whole() {
             }
             // 4-bit codes are coarse: with more candidates more of them are compared again.
             let (ef, enough) = if codes == Codes::Int4 { (256, 0.98) } else { (16, 0.985) };
-            let found = recall(&segment, &input, &queries, ef, None);
+            let by_runs = |accept: Option<Bits>| {
+                let search = |query: &[f32]| segment.walk(query, ef, 10, accept.as_ref(), usize::MAX).unwrap();
+                recall_of(search, &input, &queries, accept.as_ref())
+            };
+            let found = by_runs(None);
             assert!(found >= enough, "{distance:?} {codes:?}: recall@10 {found} at ef {ef}");
             for share in [2, 7, 60] {
                 let mut accept = Bits::none(segment.rows());
                 for row in (0..segment.rows() as Row).filter(|row| row * 31 % share == 0) {
                     accept.insert(row);
                 }
-                let found = recall(&segment, &input, &queries, ef, Some(&accept));
+                let found = by_runs(Some(accept));
                 assert!(found >= enough, "{distance:?} {codes:?}: recall@10 {found} of one in {share}");
             }
             assert_eq!(segment.walk(&queries[0], 16, 10, None, runs), None, "no cluster is within such a budget");
@@ -182,8 +194,8 @@ fn neighbours_across_the_borders_of_clusters_are_found() {
         let input = input(Distance::Euclid, &vectors);
         let folder = tempfile::tempdir().unwrap();
         let segment = write_and_open(folder.path(), &input, &PARAMS);
-        let recall = recall(&segment, &input, &queries, 32, None);
-        assert!(recall >= 0.97, "{size} dimensions, {} runs: recall@10 {recall}", segment.header.runs());
+        let found = recall_of(|query| segment.walk(query, 32, 10, None, usize::MAX).unwrap(), &input, &queries, None);
+        assert!(found >= 0.97, "{size} dimensions, {} runs: recall@10 {found}", segment.header.runs());
     }
 }
 

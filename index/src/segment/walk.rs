@@ -78,27 +78,29 @@ impl Segment {
     /// `budget` nodes were compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then
     /// a scan is to be preferred.
     pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
-        assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         if !self.has_graph() {
             return None;
         }
+        match Runs::of(self) {
+            None => self.find(ByGraph { budget }, query, ef, want, accept),
+            Some(runs) => self.find(ByRuns { runs, budget }, query, ef, want, accept),
+        }
+    }
+
+    pub(super) fn find(&self, way: impl Way, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
+        assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         let ef = ef.max(want).max(1);
-        SCRATCH.with_borrow_mut(|scratch| match Runs::of(self) {
-            None => Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: ByGraph { budget }, scratch }),
-            Some(runs) => Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: ByRuns { runs, budget }, scratch }),
-        })
+        SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way, scratch }))
     }
 
     /// As [`Self::walk`], without its graph: the codes of all nodes that stand for a row in `accept` are compared, and the best
     /// compared again. Where there are few it takes less time than a walk, and it misses less. `None`: there are no codes, or none
     /// to rely on.
     pub(crate) fn scan_codes(&self, query: &[f32], want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
-        assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         if !self.relies_on_codes() {
             return None;
         }
-        let ef = self.compared_again(want).max(1);
-        SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way: All, scratch }))
+        self.find(All, query, self.compared_again(want), want, accept)
     }
 
     /// Are there codes that tell the vectors apart? Where the graph lost many they do not: data of many magnitudes have only a
@@ -135,7 +137,7 @@ const NO_NODE: Node = Node::MAX;
 /// Codes are relied on alone where the graph lost fewer than one in so many nodes.
 const ORPHANS: usize = 20;
 
-/// Which nodes are compared. Each way is compiled by itself.
+/// Which nodes are compared. Each way is compiled by itself: what two of them shared could not use the instructions of either.
 pub(super) trait Way {
     /// All that is found is compared again.
     const ALL_AGAIN: bool = false;
@@ -153,8 +155,8 @@ pub(super) struct Compared<'a, C> {
 }
 
 /// Those that a walk comes by, `budget` at most.
-struct ByGraph {
-    budget: usize,
+pub(super) struct ByGraph {
+    pub(super) budget: usize,
 }
 
 impl Way for ByGraph {
