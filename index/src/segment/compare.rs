@@ -16,7 +16,10 @@ pub(super) trait Compare: Copy {
     /// Cache lines that it asks for.
     fn lines(self) -> usize;
 
-    /// The same of four, which takes less time than one after the other.
+    /// Nodes that take less time together than one after the other: 1 or 4.
+    const TOGETHER: usize = 1;
+
+    /// The same of four.
     #[inline(always)]
     fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
         let mut found = [0.0; 4];
@@ -25,6 +28,22 @@ pub(super) trait Compare: Copy {
             *found = self.nearness(isa, node);
         }
         found
+    }
+
+    /// The same of one to [`Self::TOGETHER`] nodes; what is past them has no meaning.
+    #[inline(always)]
+    fn nearness_of_some<I: Isa>(self, isa: I, nodes: &[Node]) -> [f32; 4] {
+        if Self::TOGETHER == 1 {
+            return [self.nearness(isa, nodes[0]), 0.0, 0.0, 0.0];
+        }
+        let four = match *nodes {
+            [a, b, c, d, ..] => [a, b, c, d],
+            [a, b, c] => [a, b, c, c],
+            [a, b] => [a, b, b, b],
+            [a] => [a; 4],
+            [] => return [0.0; 4],
+        };
+        self.nearness_of_four(isa, four)
     }
 }
 
@@ -62,6 +81,8 @@ impl Coded<'_> {
 pub(super) struct ByInt8<'a>(pub(super) Coded<'a>);
 
 impl Compare for ByInt8<'_> {
+    const TOGETHER: usize = 4;
+
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
         let (code, factors) = self.0.row(node);

@@ -95,10 +95,14 @@ impl Segment {
         // Those that are compared in any case are asked for ahead.
         let judged = &keys[..want.max(JUDGED).min(keys.len())];
         let row_of = |key: u64| node_rows[node_of(key) as usize];
-        let ask = |key: &u64| isa.prefetch(self.vector(row_of(*key) & !FURTHER), LINES.min(self.header.size / 16));
-        judged.iter().take(AHEAD).for_each(ask);
+        let lines = LINES.min(self.header.size / 16);
+        for key in judged.iter().take(AHEAD) {
+            isa.prefetch(self.vector(row_of(*key) & !FURTHER), lines);
+        }
         // Whose they are is asked of nearly all of these.
-        judged.iter().take(OWNERS).for_each(|key| self.prefetch_owner(isa, row_of(*key) & !FURTHER));
+        for key in judged.iter().take(OWNERS) {
+            self.prefetch_owner(isa, row_of(*key) & !FURTHER);
+        }
         // Nothing is left out before the first ones were seen.
         let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
         for (i, key) in keys.iter().enumerate() {
@@ -111,7 +115,9 @@ impl Segment {
                 break;
             }
             let ahead = if i < judged.len() { judged.get(i + AHEAD) } else { keys.get(i + AHEAD_IN_DOUBT) };
-            ahead.into_iter().for_each(ask);
+            if let Some(ahead) = ahead {
+                isa.prefetch(self.vector(row_of(*ahead) & !FURTHER), lines);
+            }
             let first = row_of(*key);
             let nearness = nearness(isa, distance, query, self.vector(first & !FURTHER));
             if i < judged.len() {

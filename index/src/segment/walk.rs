@@ -420,7 +420,8 @@ impl<I: Isa> Steps<'_, I> {
     #[inline(always)]
     pub(super) fn meet(&self, from: Node, scratch: &mut Scratch) -> usize {
         let Scratch { stamps, stamp, fresh, .. } = scratch;
-        let stamp = *stamp;
+        // Where they lie would be read again with each link.
+        let (stamps, stamp) = (stamps.as_mut_slice(), *stamp);
         fresh.clear();
         fresh.reserve(MOST_LINKS);
         let mut count = 0;
@@ -448,18 +449,14 @@ impl<I: Isa> Steps<'_, I> {
         for node in nodes.iter().take(ahead) {
             compare.prefetch(self.isa, *node);
         }
-        let (fours, rest) = nodes.as_chunks::<4>();
-        for (i, four) in fours.iter().enumerate() {
-            for node in nodes.iter().skip(4 * i + ahead).take(4) {
+        // One place that calls `see`: called at two, it would not be compiled as part of this.
+        for (i, some) in nodes.chunks(C::TOGETHER).enumerate() {
+            for node in nodes.iter().skip(C::TOGETHER * i + ahead).take(C::TOGETHER) {
                 compare.prefetch(self.isa, *node);
             }
-            let found = compare.nearness_of_four(self.isa, *four);
-            for (node, nearness) in four.iter().zip(found) {
+            for (node, nearness) in some.iter().zip(compare.nearness_of_some(self.isa, some)) {
                 see(key(nearness, *node));
             }
-        }
-        for node in rest {
-            see(key(compare.nearness(self.isa, *node), *node));
         }
     }
 
@@ -652,19 +649,8 @@ pub(super) fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
         }
         pool.pop();
     }
-    if ef > FEW {
-        let place = pool.partition_point(|other| *other < key);
-        pool.insert(place, key);
-        return Some(place);
-    }
-    // Few are sooner moved one by one than asked for the place.
-    let mut place = pool.len();
-    pool.push(key);
-    while place > 0 && pool[place - 1] > key {
-        pool[place] = pool[place - 1];
-        place -= 1;
-    }
-    pool[place] = key;
+    let place = pool.partition_point(|other| *other < key);
+    pool.insert(place, key);
     Some(place)
 }
 
@@ -687,8 +673,6 @@ const MORE_WHERE_APART: f64 = 2.0;
 /// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
 const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
-/// Candidates that are few enough to be kept in order by moving one after the other.
-const FEW: usize = 32;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
