@@ -426,7 +426,7 @@ impl<I: Isa> Steps<'_, I> {
         fresh.reserve(MOST_LINKS);
         let mut count = 0;
         let places = fresh.as_mut_ptr();
-        for node in self.links.of_list(from as usize) {
+        self.links.each(from as usize, |node| {
             debug_assert!((node as usize) < stamps.len() && count < MOST_LINKS);
             // SAFETY: opening checked that links are below the number of nodes, for each of which there is a stamp, and that
             // no list is longer than what was reserved.
@@ -436,7 +436,7 @@ impl<I: Isa> Steps<'_, I> {
                 count += usize::from(*met != stamp);
                 *met = stamp;
             }
-        }
+        });
         // SAFETY: so many were written.
         unsafe { fresh.set_len(count) };
         count
@@ -520,7 +520,7 @@ impl<I: Isa> Steps<'_, I> {
         fresh.reserve(MOST_LINKS);
         let (mut found, mut count, places) = (0, fresh.len(), fresh.spare_capacity_mut().as_mut_ptr());
         let before = count;
-        for node in self.links.of_list(list as usize) {
+        self.links.each(list as usize, |node| {
             debug_assert!((node as usize) < stamps.len() && count - before < MOST_LINKS);
             let passes = accepted.has(node);
             // SAFETY: opening checked that links are below the number of nodes, for each of which there is a stamp, and that
@@ -534,7 +534,7 @@ impl<I: Isa> Steps<'_, I> {
                 see(node, !passes & new);
             }
             found += usize::from(passes);
-        }
+        });
         // SAFETY: so many were written.
         unsafe { fresh.set_len(count) };
         found
