@@ -57,7 +57,7 @@ impl Work for Choose<'_> {
         // A node is the nearest to itself.
         let mut pools: [Pools; SCALES.len()] = SCALES.map(|scale| Pools::new(1 + if scale == 1 { keep } else { limit }));
         let (mut signed, mut select) = (Signed::default(), Select::default());
-        let (mut visits, mut which, mut list) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut visits, mut which, mut keys, mut list) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         while let Some(batch) = claim(self.next, self.batches.len(), cancel) {
             let (home, first) = self.batches[batch];
             let nodes = &partition.clusters[home as usize].packed.nodes[first..];
@@ -81,12 +81,15 @@ impl Work for Choose<'_> {
                 }
             }
             for (row, node) in nodes.iter().enumerate() {
-                list.clear();
+                keys.clear();
                 for pools in &mut pools {
-                    list.extend(pools.nearest(row).iter().map(|key| Near::of_key(*key)).filter(|near| near.node != *node));
+                    keys.extend_from_slice(pools.nearest(row));
                 }
-                list.sort_unstable_by(Near::order);
-                list.dedup_by_key(|near| near.node);
+                // Sorted runs, which a stable sort merges.
+                keys.sort();
+                keys.dedup();
+                list.clear();
+                list.extend(keys.iter().map(|key| Near::of_key(*key)).filter(|near| near.node != *node));
                 self.lists.write(*node, select.choose(isa, rows, &list, limit));
             }
         }
