@@ -72,7 +72,7 @@ pub(crate) struct Graph {
     pub(crate) vectors: Vec<u32>,
     /// Layer 0 first. A layer holds the nodes from 0 up to some number, which falls from layer to layer.
     pub(crate) layers: Vec<Layer>,
-    /// Where the nodes of clusters begin that hold nearly all links of theirs, if the builder found such: for each layer, among
+    /// Where the nodes of clusters begin that hold most links of theirs, if the builder found such: for each layer, among
     /// its nodes that are on no higher one, by cluster, and one more.
     pub(crate) runs: Vec<Vec<Node>>,
 }
@@ -191,6 +191,36 @@ pub(crate) mod tests {
         fn copy(&self, i: usize, out: &mut [f32]) {
             out.copy_from_slice(&self[i]);
         }
+    }
+
+    /// Whenever it is cancelled, it says so or was done already.
+    #[test]
+    fn a_build_that_is_cancelled_at_any_moment_ends() {
+        let vectors = clustered(31, 6000, 16);
+        let params = BuildParams { m: 8, ef_construction: 40, threads: 2, seed: 1 };
+        let mut cancelled = 0;
+        for microseconds in (0..200).map(|i| 300 * i) {
+            let cancel = AtomicBool::new(false);
+            let built = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(std::time::Duration::from_micros(microseconds));
+                    cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+                });
+                Own.build(&vectors, &params, &cancel).unwrap()
+            });
+            cancelled += u32::from(built.is_none());
+        }
+        assert!(cancelled > 20, "{cancelled} of 200 were cancelled");
+    }
+
+    /// All but one have the same code then, and k-means one middle for them.
+    #[test]
+    fn one_vector_far_from_all_others_does_not_end_a_build() {
+        let mut vectors = clustered(32, 6000, 16);
+        vectors[4321] = vec![1e30; 16];
+        let params = BuildParams { m: 8, ef_construction: 40, threads: 2, seed: 1 };
+        let graph = Own.build(&vectors, &params, &AtomicBool::new(false)).unwrap().unwrap();
+        assert_eq!(graph.layers[0].nodes(), 6000);
     }
 
     /// Gaussian clusters, as images have.

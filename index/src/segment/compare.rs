@@ -61,7 +61,7 @@ impl Coded<'_> {
     fn row(&self, node: Node) -> (&[Block], Factors) {
         let node = node as usize;
         debug_assert!(node < self.factors.len());
-        // SAFETY: opening checked that every link is below the number of nodes, and that there is a code and there are
+        // SAFETY: opening checked that every link and every node of a run is below the number of nodes, and that there is a code and there are
         // factors for each node.
         unsafe { (self.codes.get_unchecked(node * self.blocks..(node + 1) * self.blocks), *self.factors.get_unchecked(node)) }
     }
@@ -171,7 +171,8 @@ impl ByF32<'_> {
     fn row(&self, node: Node) -> &[f32] {
         debug_assert!((node as usize) < self.node_rows.len());
         let size = self.query.len();
-        // SAFETY: opening checked that every link is below the number of nodes, and the row of every node below that of rows.
+        // SAFETY: opening checked that every link is below the number of nodes, and the row of every node below that of rows; there are no
+        // middles of these codes.
         unsafe {
             let row = (self.node_rows.get_unchecked(node as usize) & !FURTHER) as usize;
             self.vectors.get_unchecked(row * size..(row + 1) * size)

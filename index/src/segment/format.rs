@@ -298,16 +298,23 @@ impl Header {
             Self { distance, codes, builder, m, ef_construction, seed, size, rows, layers, orphans, id_width, link_width, unit, sections };
         let mut end = HEADER;
         for (kind, section) in Kind::ALL.into_iter().zip(&header.sections) {
-            if has(kind) && section.offset != aligned(end, section.length) {
-                return Err(Refused::Damaged(format!("the {} are out of place", kind.name())));
+            if has(kind) {
+                if section.offset != aligned(end, section.length) {
+                    return Err(Refused::Damaged(format!("the {} are out of place", kind.name())));
+                }
+                end = section.offset + section.length;
             }
-            end = section.offset + section.length;
             header.check_length(kind, section.length).map_err(Refused::Damaged)?;
         }
         if end.next_multiple_of(ALIGNMENT) != len {
             return Err(damaged("the file does not end with its last section"));
         }
         Ok(header)
+    }
+
+    /// Can searches use runs? Under Dot the nearest are not around the nearest middles, and there are middles only of these codes.
+    pub(crate) fn may_have_runs(&self) -> bool {
+        matches!(self.distance, Distance::Cosine | Distance::Euclid) && matches!(self.codes, Codes::Int8 | Codes::Int4)
     }
 
     /// Clusters that have runs.
@@ -333,7 +340,8 @@ impl Header {
             Kind::Starts => length == 4 * (lists + 1),
             Kind::Links => length >= 4 && (length - 4).is_multiple_of(self.link_width),
             Kind::Centre => length == 4 * self.size,
-            Kind::Runs => length == if runs == 0 { 0 } else { 4 * self.layers.len() * (runs + 1) },
+            Kind::Runs if runs == 0 || !self.may_have_runs() => length == 0,
+            Kind::Runs => length == 4 * self.layers.len() * (runs + 1),
             Kind::Middles => length == runs * self.codes.blocks(self.size) * crate::kernel::BLOCK,
             Kind::MiddleFactors => length == if coded { 8 * runs } else { 0 },
             Kind::Spreads => length == 8 * runs,

@@ -36,11 +36,12 @@ impl Clusters<'_> {
         let mut encoder = Encoder::new(frame, Distance::Euclid, codes);
         let blocks = codes.blocks(input.size);
         let mut middles = Middles { codes: vec![Block([0; BLOCK]); clusters * blocks], ..Middles::default() };
-        let (mut nodes, mut middle) = (Vec::new(), vec![0f32; input.size]);
+        let (mut nodes, mut sums, mut middle) = (Vec::new(), vec![0f64; input.size], vec![0f32; input.size]);
         for (cluster, code) in middles.codes.chunks_mut(blocks.max(1)).enumerate() {
             nodes.clear();
-            nodes.extend(runs.iter().flat_map(|of_layer| of_layer[cluster]..of_layer[cluster + 1]));
-            self.mean(&nodes, &mut middle);
+            // The entry point is in the first one's run wherever it lies.
+            nodes.extend(runs.iter().flat_map(|of_layer| of_layer[cluster]..of_layer[cluster + 1]).filter(|node| *node != 0));
+            self.mean(&nodes, &mut sums, &mut middle);
             middles.factors.push(encoder.encode(&middle, code));
             middles.spreads.push(self.spread(&nodes, &middle));
         }
@@ -51,12 +52,12 @@ impl Clusters<'_> {
         self.input.vector(self.node_rows[node as usize] & !FURTHER)
     }
 
-    fn mean(&self, nodes: &[Node], mean: &mut [f32]) {
-        mean.fill(0.0);
-        let share = 1.0 / nodes.len().max(1) as f32;
+    fn mean(&self, nodes: &[Node], sums: &mut [f64], mean: &mut [f32]) {
+        sums.fill(0.0);
         for node in nodes {
-            mean.iter_mut().zip(self.vector(*node)).for_each(|(mean, x)| *mean += share * x);
+            sums.iter_mut().zip(self.vector(*node)).for_each(|(sum, x)| *sum += f64::from(*x));
         }
+        mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean = (*sum / nodes.len().max(1) as f64) as f32);
     }
 
     /// Judged by how far the rows of a cluster are from rows outside that its own have links to.
@@ -86,7 +87,12 @@ impl Clusters<'_> {
             Distance::Cosine => 1.0 - self.frame.centre.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>(),
             _ => 0.0,
         };
-        Spread { addend: ((shift - square) / unit / 2.0) as f32, deviation: (variance / f64::max(count, 1.0) / unit).sqrt() as f32 }
+        let (addend, deviation) = (((shift - square) / unit / 2.0) as f32, (variance / f64::max(count, 1.0) / unit).sqrt() as f32);
+        if addend.is_finite() && deviation.is_finite() {
+            return Spread { addend, deviation };
+        }
+        // Rows out of any measure: the cluster is compared by every search.
+        Spread { addend: f32::INFINITY, deviation: 0.0 }
     }
 }
 

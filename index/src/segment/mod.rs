@@ -6,7 +6,7 @@
 //!
 //! **What is checked when.** Opening checks the file's length and its header's hash against what the catalogue says, and
 //! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). Beside that it checks
-//! each link, each row a node stands for and each list's bounds once, so that a walk need not. [`Segment::verify`] takes
+//! each link, each row a node stands for, each list's bounds and each run's once, so that a search need not. [`Segment::verify`] takes
 //! the hashes of all sections at any later time, beside searches. A fault in a large section that was not verified yet can
 //! misplace a row in an answer, never more: they hold numbers only.
 //!
@@ -134,7 +134,8 @@ pub struct SegmentStats {
     /// Bytes by section.
     pub sections: Vec<(&'static str, usize)>,
     pub file_bytes: usize,
-    /// Bytes that a walk reads all over: node rows, links, codes, factors. The rest is read for the rows found.
+    /// Bytes that a search reads all over: node rows, links, codes, factors, and of clusters their runs and middles. The rest is read for
+    /// the rows found.
     pub walked_bytes: usize,
 }
 

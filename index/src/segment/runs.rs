@@ -1,8 +1,8 @@
 //! Searching by clusters whose nodes lie one behind the other, and hold most of each other's links.
 //!
 //! Where the rows of a cluster are about as near to each other as any two of them, a walk that looks for the nearest comes by most
-//! of the cluster, each row at a place of its own. All of them in the order in which they lie are compared in less time, and none
-//! is missed. Which clusters can hold one of the nearest is told by their middles and by how far their rows are spread.
+//! of the cluster, each row at a place of its own. To compare all of them in the order in which they lie takes less time. Which
+//! clusters can hold one of the nearest is told by their middles and by how far their rows are spread.
 
 use super::Segment;
 use super::compare::Compare;
@@ -27,7 +27,9 @@ impl Spread {
     #[inline(always)]
     fn reach(self, nearness: f32, query_square: f32) -> f32 {
         let distance = (query_square - 2.0 * nearness).max(0.0).sqrt();
-        nearness + self.addend + REACH * self.deviation * distance
+        let reach = nearness + self.addend + REACH * self.deviation * distance;
+        // Of what cannot be told nothing is left out.
+        if reach > f32::NEG_INFINITY { reach } else { f32::INFINITY }
     }
 }
 
@@ -50,6 +52,11 @@ impl<'a> Runs<'a> {
     /// By layer, the starts of all clusters and the end of the last.
     pub(super) fn of_layers(self) -> impl Iterator<Item = &'a [Node]> {
         self.starts.chunks_exact(self.spreads.len() + 1)
+    }
+
+    /// Nodes of a cluster.
+    fn size(self, cluster: usize) -> usize {
+        self.of_layers().map(|starts| (starts[cluster + 1] - starts[cluster]) as usize).sum()
     }
 
     /// The cluster of a node; for the entry point, the first.
@@ -113,10 +120,11 @@ impl<I: Isa> Steps<'_, I> {
         entered.resize(clusters, false);
         let mut compared = clusters;
         loop {
-            compared += self.enter(compare, runs, next, accepted, scratch).0;
+            compared += runs.size(next);
             if compared > budget {
                 return Err(Exhausted);
             }
+            self.enter(compare, runs, next, accepted, scratch);
             let reach = &mut scratch.clusters.reach;
             reach[next] = f32::NEG_INFINITY;
             let (nearest, within) = largest(reach);
@@ -133,9 +141,10 @@ impl<I: Isa> Steps<'_, I> {
         let steps = self.with(Effort { patience: followed - 1, ..self.effort });
         steps.nearest(compare, compared, budget, scratch, |from, scratch| {
             let cluster = runs.cluster_of(from);
-            let unchanged = (0, self.effort.ef);
-            let (cost, changed) =
-                if scratch.clusters.entered[cluster] { unchanged } else { self.enter(compare, runs, cluster, accepted, scratch) };
+            let (cost, changed) = match scratch.clusters.entered[cluster] {
+                true => (0, self.effort.ef),
+                false => (runs.size(cluster), self.enter(compare, runs, cluster, accepted, scratch)),
+            };
             let met = match accepted {
                 None => self.meet(from, scratch),
                 Some(accepted) => self.meet_accepted(compare, from, accepted, scratch),
@@ -144,7 +153,7 @@ impl<I: Isa> Steps<'_, I> {
         })
     }
 
-    /// Compares all nodes of a cluster and marks them as met. How many these are, and the first place in the pool that changed.
+    /// Compares all nodes of a cluster and marks them as met. Returns the first place in the pool that changed, or `ef`.
     #[inline(always)]
     fn enter<C: Compare>(
         &self,
@@ -153,11 +162,11 @@ impl<I: Isa> Steps<'_, I> {
         cluster: usize,
         accepted: Option<Accepted<'_>>,
         scratch: &mut Scratch,
-    ) -> (usize, usize) {
+    ) -> usize {
         let Scratch { pool, stamps, stamp, clusters: ClusterScratch { entered, nearness, .. }, .. } = scratch;
         entered[cluster] = true;
         let ef = self.effort.ef;
-        let (mut compared, mut changed) = (0, ef);
+        let mut changed = ef;
         let mut bar = bar_of(pool, ef);
         for starts in runs.of_layers() {
             let (start, end) = (starts[cluster], starts[cluster + 1]);
@@ -176,10 +185,9 @@ impl<I: Isa> Steps<'_, I> {
                     bar = bar_of(pool, ef);
                 }
             }
-            compared += stamps.len();
             stamps.fill(*stamp);
         }
-        (compared, changed)
+        changed
     }
 
     /// How near the nodes from `first` on are, as many as `nearness` holds.
@@ -228,3 +236,32 @@ const REACH: f32 = 2.5;
 const FOLLOWED: usize = 16;
 /// Rows asked for ahead of the one being compared.
 const AHEAD: Node = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_out_of_any_measure_is_never_left_out() {
+        for (addend, deviation) in [(f32::NEG_INFINITY, f32::INFINITY), (f32::NEG_INFINITY, 0.0), (f32::NAN, 1.0), (f32::INFINITY, 0.0)] {
+            assert_eq!(Spread { addend, deviation }.reach(0.5, 2.0), f32::INFINITY);
+        }
+        let spread = Spread { addend: -1.0, deviation: 0.2 };
+        assert_eq!(spread.reach(-3.5, 2.0), -3.0);
+        assert!(spread.reach(-3.5, f32::INFINITY) > f32::MAX);
+    }
+
+    #[test]
+    fn the_largest_is_found_in_its_first_place() {
+        for length in [1, 15, 16, 17, 40] {
+            for place in 0..length {
+                let mut numbers = vec![-2.0; length];
+                numbers[place] = 1.5;
+                *numbers.last_mut().unwrap() = 1.5;
+                assert_eq!(largest(&numbers), (place, 1.5), "{length}");
+            }
+        }
+        assert_eq!(largest(&[f32::NAN, f32::NEG_INFINITY, 3.0]), (2, 3.0));
+        assert_eq!(largest(&[f32::NEG_INFINITY; 20]).1, f32::NEG_INFINITY);
+    }
+}

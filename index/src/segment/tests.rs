@@ -169,7 +169,6 @@ fn clusters_that_hold_their_own_neighbours_are_compared_whole() {
     }
 }
 
-/// Every node is in one run, those of a cluster one behind the other, and its middle is near its rows.
 #[test]
 fn runs_cover_every_node_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -647,13 +646,15 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
         for _ in 0..random.random_range(1..4) {
             damaged[random.random_range(places.clone())] = random.random();
         }
-        match random.random_range(0..8) {
+        match random.random_range(0..12) {
             0 => header.rows = random.random_range(0..100),
             1 => header.layers[0] = random.random_range(0..100),
             2 => header.size = random.random_range(0..20),
             3 => header.link_width = random.random_range(0..6),
             4 => header.sections[random.random_range(0..Kind::ALL.len())].length = random.random_range(0..5000),
             5 => header.sections[random.random_range(0..Kind::ALL.len())].offset = random.random_range(0..1 << 40),
+            6 => header.codes = ALL_CODES[random.random_range(0..4)],
+            7 => header.distance = DISTANCES[random.random_range(0..3)],
             _ => (),
         }
         for kind in Kind::ALL {
@@ -696,6 +697,30 @@ fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
     let places = header.section(Kind::Runs).offset..header.section(Kind::Codes).offset;
     let opened = opened_with_nonsense(&std::fs::read(&path).unwrap(), places);
     assert!(opened > 100, "{opened} with runs were opened and searched");
+}
+
+/// Nobody writes that format any more, and its sections are other ones.
+#[test]
+fn sections_of_the_first_format_out_of_place_are_refused() {
+    use super::format::{HEADER, Header, Refused};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/format-3/collections");
+    let files = std::fs::read_dir(folder).unwrap().flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    let segment = files.map(|file| file.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "segment")).unwrap();
+    let bytes = std::fs::read(segment).unwrap();
+    let first: [u8; HEADER] = *bytes.first_chunk().unwrap();
+    assert_eq!((first[8], Header::decode(&first, bytes.len()).unwrap().runs()), (1, 0));
+    for section in 0..13 {
+        // The table begins at 256, an entry has 40 bytes, its offset is the second eight.
+        let place = 256 + 40 * section + 8;
+        for moved in [-64i64, 64, -128] {
+            let mut header = first;
+            let offset = i64::from_le_bytes(header[place..place + 8].try_into().unwrap()) + moved;
+            header[place..place + 8].copy_from_slice(&offset.to_le_bytes());
+            let hash = xxhash_rust::xxh3::xxh3_128(&header[..HEADER - 16]);
+            header[HEADER - 16..].copy_from_slice(&hash.to_le_bytes());
+            assert!(matches!(Header::decode(&header, bytes.len()), Err(Refused::Damaged(_))), "section {section} moved by {moved}");
+        }
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(super) struct Exhausted;
 
 impl Segment {
     /// The nearest rows among those in `accept` (all, if `None`), about as an exact search would find them; the nearest first,
-    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter (`effort_among`). `None`: more than
+    /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter where it goes through the graph (`effort_among`). `None`: more than
     /// `budget` nodes were compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then
     /// a scan is to be preferred.
     pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
@@ -190,7 +190,7 @@ impl Accepted<'_> {
     #[inline(always)]
     pub(super) fn has(&self, node: Node) -> bool {
         debug_assert!((node as usize) < self.node_rows.len());
-        // SAFETY: opening checked that every link is below the number of nodes, for each of which there is a row.
+        // SAFETY: opening checked that every link and every node of a run is below the number of nodes, for each of which there is a row.
         let row = unsafe { *self.node_rows.get_unchecked(node as usize) };
         let first = self.rows.contains(row & !FURTHER);
         if row & FURTHER == 0 { first } else { first || self.further(node) }
@@ -592,6 +592,9 @@ impl<I: Isa> Steps<'_, I> {
             scratch.pool[current] |= 1;
             let (cost, changed) = meet(node_of(from), scratch);
             compared += cost;
+            if changed < self.best.min(ef) {
+                in_vain = 0;
+            }
             if compared > budget {
                 return Err(Exhausted);
             }

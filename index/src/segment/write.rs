@@ -275,7 +275,7 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Starts, self.links.starts.iter().map(|start| start.to_le_bytes()))?;
         out.numbers(&mut header, Kind::Links, self.links.bytes.iter().map(|byte| [*byte]))?;
         out.numbers(&mut header, Kind::Centre, frame.centre.iter().map(|x| x.to_le_bytes()))?;
-        let runs = self.runs();
+        let runs: &[Vec<Node>] = if header.may_have_runs() { &self.graph.runs } else { &[] };
         let clusters = Clusters { input, runs, graph: self.graph, node_rows: self.node_rows, frame: &frame };
         let middles = clusters.middles(params.codes);
         out.numbers(&mut header, Kind::Runs, runs.iter().flatten().map(|node| node.to_le_bytes()))?;
@@ -303,14 +303,6 @@ impl Contents<'_> {
         out.end(&mut header, Kind::Vectors)?;
 
         out.finish(&mut header)
-    }
-
-    /// The graph's, where searches can use them: under Dot the nearest are not around the nearest middles.
-    fn runs(&self) -> &[Vec<Node>] {
-        match (self.input.distance, self.params.codes) {
-            (Distance::Cosine | Distance::Euclid, Codes::Int8 | Codes::Int4) => &self.graph.runs,
-            _ => &[],
-        }
     }
 }
 

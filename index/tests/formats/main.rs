@@ -99,6 +99,13 @@ fn segments_of_every_format_that_was_ever_written_are_searched_as_they_are() {
             collection.wait_until_built();
             let vectors = collection.info().vectors;
             assert!(vectors.values().flat_map(|vector| &vector.segments).all(|segment| segment.damage.is_none()), "{written}: {vectors:?}");
+            for record in collection.scroll(None, 30, false, true).unwrap().0 {
+                for (name, vector) in record.vectors.unwrap() {
+                    let request = SearchRequest { vector_name: name.clone(), ef: Some(10), ..SearchRequest::new(vector.clone(), 10) };
+                    let exact = SearchRequest { exact: true, ..request.clone() };
+                    assert_eq!(collection.search(&request).unwrap()[0], collection.search(&exact).unwrap()[0], "{written}: {name}");
+                }
+            }
         }
         assert_eq!(segments(folder.path()), before, "{written}: none was built anew");
     }

@@ -66,7 +66,7 @@ impl GraphBuilder for Own {
         if cancel.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let runs = runs(&homes, &levels.counts, &layers[0]);
+        let runs = runs(&homes, &levels.counts, &layers[0], rows.blocks);
         Ok(Some(Graph { vectors: levels.vectors, layers, runs }))
     }
 }

@@ -18,7 +18,7 @@ use crate::kernel::{BLOCK, Column, Isa, Kernel, Work};
 /// Nodes of a cluster, in the mean.
 const CLUSTER: usize = 256;
 /// A cluster with more is cut into pieces that are clusters by themselves.
-const LARGEST: usize = 4 * CLUSTER;
+pub(super) const LARGEST: usize = 4 * CLUSTER;
 /// Nodes of a sample for each cluster, and rounds of k-means on it.
 const SAMPLE: usize = 32;
 const ROUNDS: usize = 4;
@@ -69,7 +69,7 @@ impl Partition {
             return Ok(Self { clusters, pieces: vec![0, 1], near: vec![0; nodes], probes: 1, compared });
         }
         let middles = middles(rows, nodes, threads, cancel)?;
-        let probes = (compared / CLUSTER * 3 / 2).clamp(2, middles.nodes.len());
+        let probes = (compared / CLUSTER * 3 / 2).max(2).min(middles.nodes.len());
         let all: Vec<Node> = (0..nodes as Node).collect();
         let near = nearest(rows, &all, &middles, probes, threads, cancel)?;
         let mut homes: Vec<Vec<Node>> = vec![Vec::new(); middles.nodes.len()];

@@ -1,6 +1,7 @@
-//! Clusters that hold nearly all links of their nodes: where vectors lie so, a search compares a whole cluster, one node after the
-//! other as they lie, in less time than it takes to walk through it (`segment/runs.rs`).
+//! Clusters that hold most links of their nodes: where vectors lie so, a search compares a whole cluster, one node after the other as
+//! they lie, in less time than it takes to walk through it (`segment/runs.rs`).
 
+use super::partition::LARGEST;
 use crate::build::{Layer, Node};
 
 /// The share of links on layer 0 that stay in their cluster, at least. Among 256 Gaussian clusters in 128 dimensions it is .83, and a
@@ -8,14 +9,20 @@ use crate::build::{Layer, Node};
 const WITHIN: f64 = 0.6;
 /// One node in so many is asked.
 const ASKED: usize = 16;
-/// Clusters at most: each search compares all middles.
-const MOST: usize = 4096;
+/// Blocks of all middles' codes at most, half a megabyte: each search reads them all.
+const MOST: usize = 8192;
 
 /// As [`Graph::runs`](crate::build::Graph::runs). `homes` is the cluster of each node, ascending within a level but for node 0;
-/// `counts` the nodes of each layer.
-pub(super) fn runs(homes: &[u32], counts: &[usize], links: &Layer) -> Vec<Vec<Node>> {
+/// `counts` the nodes of each layer, `blocks` those of a code.
+pub(super) fn runs(homes: &[u32], counts: &[usize], links: &Layer, blocks: usize) -> Vec<Vec<Node>> {
     let clusters = homes.iter().max().map_or(0, |last| *last as usize + 1);
-    if !(2..=MOST).contains(&clusters) {
+    if clusters < 2 || clusters * blocks > MOST {
+        return Vec::new();
+    }
+    let mut sizes = vec![0usize; clusters];
+    homes.iter().for_each(|home| sizes[*home as usize] += 1);
+    // Nodes of the cluster that a node is in, in the mean.
+    if sizes.iter().map(|size| size * size).sum::<usize>() > LARGEST * homes.len() {
         return Vec::new();
     }
     let (mut within, mut all) = (0, 0);
