@@ -88,7 +88,7 @@ impl Frame {
 
 /// In eight running sums, for the vector instructions of whoever calls it.
 #[inline(always)]
-fn product(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn product(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0f64; 8];
     for (a, b) in a.chunks(8).zip(b.chunks(8)) {
         sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += f64::from(*a) * f64::from(*b));

@@ -16,7 +16,7 @@ use super::middles::Clusters;
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::background;
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
-use crate::codes::{Codes, Encoder, Factors, Frame};
+use crate::codes::{Codes, Encoder, Factors, Frame, product};
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::id::PointId;
@@ -136,7 +136,7 @@ struct Distinct<'a> {
 }
 
 fn squared_length(vector: &[f32]) -> f64 {
-    vector.iter().map(|x| f64::from(*x).powi(2)).sum()
+    product(vector, vector)
 }
 
 impl<'a> Distinct<'a> {
