@@ -77,6 +77,16 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// one block of the query, the high halves to the next.
     fn dot_i4(self, row: &[Block], query: &ByteQuery) -> i32;
 
+    /// [`Self::dot_i4`] of four rows of one length.
+    #[inline(always)]
+    fn dot_i4_of_four(self, rows: [&[Block]; 4], query: &ByteQuery) -> [i32; 4] {
+        let mut products = [0; 4];
+        for (product, row) in products.iter_mut().zip(rows) {
+            *product = self.dot_i4(row, query);
+        }
+        products
+    }
+
     /// Products of all `rows` with all `columns`: sixteen codes to a group, `rows[0].len()` × 16 blocks each, where block k
     /// holds the k-th four bytes of each of the sixteen. `products[r × groups + g]` becomes Σ row·(column−128), for rows of
     /// numbers within ±127 (`sums` are the sums of theirs) and columns of bytes from 1 to 255.
@@ -423,7 +433,17 @@ mod tests {
 
         #[inline(always)]
         fn run<I: Isa>(self, isa: I) -> i32 {
-            isa.dot_i4(self.0, self.1)
+            let Self(row, query) = self;
+            // As a row of four too, in each place beside another row.
+            let one = isa.dot_i4(row, query);
+            let other = vec![Block([0x5a; BLOCK]); row.len()];
+            let of_other = isa.dot_i4(&other, query);
+            for place in 0..4 {
+                let is_row: [bool; 4] = std::array::from_fn(|i| i == place);
+                let found = isa.dot_i4_of_four(is_row.map(|is_row| if is_row { row } else { &other }), query);
+                assert_eq!(found, is_row.map(|is_row| if is_row { one } else { of_other }), "row {place} of four");
+            }
+            one
         }
     }
 

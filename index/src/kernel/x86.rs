@@ -92,6 +92,23 @@ unsafe fn sum_256(sums: __m256i) -> i32 {
     }
 }
 
+/// The sums of four.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn sums_of_four([a, b, c, d]: [__m512i; 4]) -> __m128i {
+    // SAFETY: as above.
+    unsafe {
+        // Turned, so that what is of one row comes to lie in one place of four: first in pairs, then the pairs.
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
+        _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
+    }
+}
+
 /// # Safety
 /// The processor has SSE; any address may be prefetched.
 #[inline(always)]
@@ -242,15 +259,8 @@ impl Isa for Avx512 {
                     products[r] = _mm512_dpbusd_epi32(products[r], _mm512_load_si512(rows[r].as_ptr().cast::<__m512i>().add(i)), numbers);
                 }
             }
-            // Turned, so that what is of one row comes to lie in one place of four: first in pairs, then the pairs.
-            let [a, b, c, d] = products;
-            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            let four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-            let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
-            let one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
-            let one = _mm_sub_epi32(one, _mm_set1_epi32(query_sum.wrapping_mul(128)));
-            _mm_storeu_si128(sums.as_mut_ptr().cast(), one);
+            let found = _mm_sub_epi32(sums_of_four(products), _mm_set1_epi32(query_sum.wrapping_mul(128)));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), found);
         }
         sums
     }
@@ -297,6 +307,31 @@ impl Isa for Avx512 {
             _mm512_reduce_add_epi32(_mm512_add_epi32(low, high))
         };
         2 * sum - 15 * query.sum
+    }
+
+    #[inline(always)]
+    fn dot_i4_of_four(self, rows: [&[Block]; 4], query: &ByteQuery) -> [i32; 4] {
+        let blocks = rows.iter().fold(query.numbers.len() / 2, |blocks, row| blocks.min(row.len()));
+        let (mut sums, query_sum) = ([0; 4], query.sum);
+        // SAFETY: the proof of the instructions is `self`; blocks are 64 bytes, aligned to 64, and below all lengths.
+        unsafe {
+            let low_half = _mm512_set1_epi8(15);
+            let mut products = [_mm512_set1_epi32(0); 4];
+            let query = query.numbers.as_ptr().cast::<__m512i>();
+            for i in 0..blocks {
+                let (first, second) = (_mm512_load_si512(query.add(2 * i)), _mm512_load_si512(query.add(2 * i + 1)));
+                for r in 0..4 {
+                    let codes = _mm512_load_si512(rows[r].as_ptr().cast::<__m512i>().add(i));
+                    products[r] = _mm512_dpbusd_epi32(products[r], _mm512_and_si512(codes, low_half), first);
+                    let codes = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low_half);
+                    products[r] = _mm512_dpbusd_epi32(products[r], codes, second);
+                }
+            }
+            let sum = sums_of_four(products);
+            let found = _mm_sub_epi32(_mm_add_epi32(sum, sum), _mm_set1_epi32(query_sum.wrapping_mul(15)));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), found);
+        }
+        sums
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::FURTHER;
 use crate::build::Node;
-use crate::codes::{Factors, Query};
+use crate::codes::{Factors, Query, of_halves};
 use crate::distance::Distance;
 use crate::kernel::{BLOCK, Block, Isa};
 
@@ -111,14 +111,84 @@ impl Compare for ByInt8<'_> {
     }
 }
 
+/// By the upper halves of int8 codes; [`Self::refined`] by both.
+#[derive(Clone, Copy)]
+pub(super) struct ByHalves<'a>(pub(super) Coded<'a>);
+
+impl ByHalves<'_> {
+    /// What [`ByInt8`] gives.
+    #[inline(always)]
+    pub(super) fn refined<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let (code, factors) = self.0.row(node);
+        let (upper, lower) = code.split_at(self.0.blocks / 2);
+        let query = &self.0.query.bytes;
+        let product = of_halves(isa.dot_i4(upper, query), isa.dot_i4(lower, query), query.sum);
+        product as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    /// Asks for the lower halves too.
+    #[inline(always)]
+    pub(super) fn prefetch_all<I: Isa>(self, isa: I, node: Node) {
+        isa.prefetch(self.0.row(node).0, self.0.blocks.min(2 * LINES));
+    }
+}
+
+impl Compare for ByHalves<'_> {
+    const TOGETHER: usize = 4;
+
+    #[inline(always)]
+    fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let (code, factors) = self.0.row(node);
+        let query = &self.0.query.bytes;
+        // The lower ones for what they are in the mean.
+        let product = of_halves(isa.dot_i4(&code[..self.0.blocks / 2], query), 0, query.sum);
+        product as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    #[inline(always)]
+    fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
+        let rows = nodes.map(|node| self.0.row(node));
+        let query = &self.0.query.bytes;
+        let products = isa.dot_i4_of_four(rows.map(|(code, _)| &code[..self.0.blocks / 2]), query);
+        let mut found = [0.0; 4];
+        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
+            *found = of_halves(product, 0, query.sum) as f32 * (factors.scale * self.0.query.scale) + factors.bias;
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        isa.prefetch(self.0.row(node).0, self.lines());
+    }
+
+    #[inline(always)]
+    fn lines(self) -> usize {
+        (self.0.blocks / 2).min(LINES)
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct ByInt4<'a>(pub(super) Coded<'a>);
 
 impl Compare for ByInt4<'_> {
+    const TOGETHER: usize = 4;
+
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
         let (code, factors) = self.0.row(node);
         isa.dot_i4(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+    }
+
+    #[inline(always)]
+    fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
+        let rows = nodes.map(|node| self.0.row(node));
+        let products = isa.dot_i4_of_four(rows.map(|(code, _)| code), &self.0.query.bytes);
+        let mut found = [0.0; 4];
+        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
+            *found = product as f32 * (factors.scale * self.0.query.scale) + factors.bias;
+        }
+        found
     }
 
     #[inline(always)]

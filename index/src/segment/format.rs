@@ -17,14 +17,14 @@
 //! | middles | the clusters' middles, as codes are |
 //! | middle factors | as factors are |
 //! | spreads | [`Spread`](super::runs::Spread): two `f32` a cluster |
-//! | codes | 64-byte blocks, the same number a node |
+//! | codes | 64-byte blocks, the same number a node; int8 codes may be [in halves](crate::codes::in_halves), which the header says |
 //! | factors | scale and bias, two `f32` a node |
 //! | vectors | `f32`, rows × dimensions |
 //!
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
 //! upper layers need no map. Links take 2 bytes each up to 65,536 nodes and 3 up to 16 million, about half of what fixed
 //! slots of `u32` take. Format 1 had no runs, nor what belongs to them; there are none either where clusters do not hold
-//! most links of their nodes. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
+//! most links of their nodes. No codes were in halves before format 3. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
 //! (XXH3, 128 bits) covers it and the padding behind it: **no byte of a file is without a hash.**
 
 use std::ops::Range;
@@ -32,7 +32,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::build::Builder;
-use crate::codes::Codes;
+use crate::codes::{Codes, blocks_in_halves};
 use crate::distance::Distance;
 
 #[cfg(target_endian = "big")]
@@ -40,7 +40,7 @@ compile_error!("segments are mapped and read as they are, which needs a little-e
 
 pub(crate) const MAGIC: [u8; 8] = *b"MOCOSEGM";
 /// The format of segments that this build writes, and the newest it reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The first, which had no runs.
 const WITHOUT_RUNS: u32 = 1;
 pub(crate) const HEADER: usize = 4096;
@@ -159,6 +159,8 @@ impl Section {
 pub(crate) struct Header {
     pub(crate) distance: Distance,
     pub(crate) codes: Codes,
+    /// Are int8 codes [in halves](crate::codes::in_halves)?
+    pub(crate) halves: bool,
     pub(crate) builder: Builder,
     pub(crate) m: u32,
     pub(crate) ef_construction: u32,
@@ -210,7 +212,12 @@ impl Header {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend(MAGIC);
         bytes.extend(FORMAT.to_le_bytes());
-        bytes.extend([distance_code(self.distance), codes_code(self.codes), builder_code(self.builder), self.layers.len() as u8]);
+        bytes.extend([
+            distance_code(self.distance),
+            codes_code(self.codes, self.halves),
+            builder_code(self.builder),
+            self.layers.len() as u8,
+        ]);
         bytes.extend(self.m.to_le_bytes());
         bytes.extend(self.ef_construction.to_le_bytes());
         for number in [self.seed, self.size as u64, self.rows as u64, self.orphans as u64, self.id_width as u64, self.link_width as u64] {
@@ -256,7 +263,7 @@ impl Header {
         let has = |kind| format > WITHOUT_RUNS || !matches!(kind, Kind::Runs | Kind::Middles | Kind::MiddleFactors | Kind::Spreads);
         let [distance, codes, builder, layer_count] = reader.take::<4>();
         let distance = *DISTANCES.get(usize::from(distance)).ok_or_else(|| damaged("unknown distance"))?;
-        let codes = *CODES.get(usize::from(codes)).ok_or_else(|| damaged("unknown codes"))?;
+        let (codes, halves) = *CODES.get(usize::from(codes)).ok_or_else(|| damaged("unknown codes"))?;
         let builder = *BUILDERS.get(usize::from(builder)).ok_or_else(|| damaged("unknown builder"))?;
         let (m, ef_construction, seed) = (reader.u32(), reader.u32(), reader.u64());
         let [size, rows, orphans, id_width, link_width] = [(); 5].map(|()| reader.u64());
@@ -294,8 +301,23 @@ impl Header {
         for kind in Kind::ALL.into_iter().rev().filter(|kind| !has(*kind)) {
             sections[kind as usize] = Section { offset: sections[kind as usize + 1].offset, length: 0, hash: xxh3_128(&[]) };
         }
-        let header =
-            Self { distance, codes, builder, m, ef_construction, seed, size, rows, layers, orphans, id_width, link_width, unit, sections };
+        let header = Self {
+            distance,
+            codes,
+            halves,
+            builder,
+            m,
+            ef_construction,
+            seed,
+            size,
+            rows,
+            layers,
+            orphans,
+            id_width,
+            link_width,
+            unit,
+            sections,
+        };
         let mut end = HEADER;
         for (kind, section) in Kind::ALL.into_iter().zip(&header.sections) {
             if has(kind) {
@@ -312,9 +334,14 @@ impl Header {
         Ok(header)
     }
 
+    /// Blocks of a node's code.
+    pub(crate) fn blocks(&self) -> usize {
+        if self.halves { blocks_in_halves(self.size) } else { self.codes.blocks(self.size) }
+    }
+
     /// Can searches use runs? Under Dot the nearest are not around the nearest middles, and there are middles only of these codes.
     pub(crate) fn may_have_runs(&self) -> bool {
-        matches!(self.distance, Distance::Cosine | Distance::Euclid) && matches!(self.codes, Codes::Int8 | Codes::Int4)
+        matches!(self.distance, Distance::Cosine | Distance::Euclid) && matches!(self.codes, Codes::Int8 | Codes::Int4) && !self.halves
     }
 
     /// Clusters that have runs.
@@ -345,7 +372,7 @@ impl Header {
             Kind::Middles => length == runs * self.codes.blocks(self.size) * crate::kernel::BLOCK,
             Kind::MiddleFactors => length == if coded { 8 * runs } else { 0 },
             Kind::Spreads => length == 8 * runs,
-            Kind::Codes => length == nodes * self.codes.blocks(self.size) * crate::kernel::BLOCK,
+            Kind::Codes => length == nodes * self.blocks() * crate::kernel::BLOCK,
             Kind::Factors => length == if coded { 8 * nodes } else { 0 },
             Kind::Vectors => length == 4 * rows * self.size,
         };
@@ -387,7 +414,9 @@ impl Reader<'_> {
 }
 
 const DISTANCES: [Distance; 4] = [Distance::Cosine, Distance::Dot, Distance::Euclid, Distance::Manhattan];
-const CODES: [Codes; 4] = [Codes::F32, Codes::F16, Codes::Int8, Codes::Int4];
+/// And whether they are in halves.
+const CODES: [(Codes, bool); 5] =
+    [(Codes::F32, false), (Codes::F16, false), (Codes::Int8, false), (Codes::Int4, false), (Codes::Int8, true)];
 const BUILDERS: [Builder; 2] = [Builder::Own, Builder::HnswRs];
 
 // These numbers are in files: they may be added to, never changed.
@@ -400,8 +429,9 @@ fn distance_code(distance: Distance) -> u8 {
     }
 }
 
-fn codes_code(codes: Codes) -> u8 {
+fn codes_code(codes: Codes, halves: bool) -> u8 {
     match codes {
+        Codes::Int8 if halves => 4,
         Codes::F32 => 0,
         Codes::F16 => 1,
         Codes::Int8 => 2,
@@ -425,7 +455,7 @@ mod tests {
     #[test]
     fn names_of_choices_are_read_as_they_were_written() {
         assert!(DISTANCES.iter().enumerate().all(|(i, distance)| usize::from(distance_code(*distance)) == i));
-        assert!(CODES.iter().enumerate().all(|(i, codes)| usize::from(codes_code(*codes)) == i));
+        assert!(CODES.iter().enumerate().all(|(i, codes)| usize::from(codes_code(codes.0, codes.1)) == i));
         assert!(BUILDERS.iter().enumerate().all(|(i, builder)| usize::from(builder_code(*builder)) == i));
         assert!(Kind::ALL.iter().enumerate().all(|(i, kind)| *kind as usize == i));
     }

@@ -130,6 +130,8 @@ pub struct SegmentStats {
     /// Links of a node on layer 0, in the mean.
     pub mean_degree: f64,
     pub codes: Codes,
+    /// Are its int8 codes in halves, of which walks read the upper ones?
+    pub halves: bool,
     pub builder: Builder,
     /// Bytes by section.
     pub sections: Vec<(&'static str, usize)>,
@@ -373,6 +375,7 @@ impl Segment {
             side: bytes(Kind::Side) / 4,
             mean_degree: if nodes == 0 { 0.0 } else { f64::from(links) / nodes as f64 },
             codes: self.header.codes,
+            halves: self.header.halves,
             builder: self.header.builder,
             sections: Kind::ALL.into_iter().map(|kind| (kind.name(), bytes(kind))).collect(),
             file_bytes: self.map.len(),

@@ -52,7 +52,7 @@ fn estimated(distance: Distance, nearness: f32) -> f32 {
 }
 
 /// By how much codes estimate too little.
-struct Errors {
+pub(super) struct Errors {
     count: f32,
     sum: f32,
     least: f32,
@@ -60,8 +60,10 @@ struct Errors {
 }
 
 impl Errors {
+    pub(super) const NONE: Self = Self { count: 0.0, sum: 0.0, least: f32::INFINITY, most: f32::NEG_INFINITY };
+
     #[inline(always)]
-    fn see(&mut self, error: f32) {
+    pub(super) fn see(&mut self, error: f32) {
         self.count += 1.0;
         self.sum += error;
         self.least = self.least.min(error);
@@ -69,7 +71,7 @@ impl Errors {
     }
 
     /// The most that another one may be.
-    fn bound(&self) -> f32 {
+    pub(super) fn bound(&self) -> f32 {
         let mean = self.sum / self.count;
         mean + DOUBT * (self.most - mean).max(mean - self.least)
     }
@@ -91,7 +93,7 @@ impl Segment {
         let node_rows = self.section::<u32>(Kind::NodeRows);
         let distance = self.header.distance;
         let mut found = Vec::with_capacity(keys.len());
-        let mut errors = Errors { count: 0.0, sum: 0.0, least: f32::INFINITY, most: f32::NEG_INFINITY };
+        let mut errors = Errors::NONE;
         // Those that are compared in any case are asked for ahead.
         let judged = &keys[..want.max(JUDGED).min(keys.len())];
         let row_of = |key: u64| node_rows[node_of(key) as usize];

@@ -214,6 +214,55 @@ fn data_far_from_the_origin_or_of_extreme_scale_are_found_by_codes() {
     }
 }
 
+/// On a plane of a few dimensions that is tilted against all axes: no clusters hold their own neighbours.
+fn tilted(seed: u64, count: usize, size: usize) -> Vec<Vec<f32>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |count: usize| (0..count).map(|_| random.random::<f32>() - 0.5).collect::<Vec<f32>>();
+    let axes: Vec<Vec<f32>> = (0..12).map(|_| draw(size)).collect();
+    let of = |place: Vec<f32>| (0..size).map(|i| place.iter().zip(&axes).map(|(x, axis)| x * axis[i]).sum()).collect();
+    (0..count).map(|_| of(draw(12))).collect()
+}
+
+/// Of many dimensions, int8 codes are in halves, and a walk goes by the upper ones.
+#[test]
+fn codes_in_halves_find_what_whole_codes_find() {
+    let all = tilted(11, 3040, 200);
+    // One coordinate that is much larger than all others is told by whole codes only.
+    let mut uneven = all.clone();
+    uneven.iter_mut().enumerate().for_each(|(i, vector)| vector[5] = if i % 2 == 0 { 4.0 } else { -4.0 });
+    for distance in DISTANCES {
+        for (vectors, halved) in [(&all, true), (&uneven, false)] {
+            let (vectors, queries) = vectors.split_at(3000);
+            let placed = |query: &Vec<f32>| if distance == Distance::Cosine { normalised(query.clone()) } else { query.clone() };
+            let queries: Vec<Vec<f32>> = queries.iter().map(placed).collect();
+            let input = input(distance, vectors);
+            let folder = tempfile::tempdir().unwrap();
+            let segment = write_and_open(folder.path(), &input, &PARAMS);
+            assert_eq!(segment.header.halves, halved, "{distance:?}");
+            for accept in [None, Some((0..3000).filter(|row| row % 3 != 0).collect::<Bits>())] {
+                let recall = recall(&segment, &input, &queries, 80, accept.as_ref());
+                assert!(recall >= 0.97, "{distance:?}, halves {halved}: recall@10 {recall}");
+                // A graph that lost many says that codes are not to be relied on.
+                assert!(segment.relies_on_codes() || !halved || distance == Distance::Dot, "{distance:?}");
+                if segment.relies_on_codes() {
+                    let by_scan = |query: &[f32]| segment.scan_codes(query, 10, accept.as_ref()).unwrap();
+                    let recall = recall_of(by_scan, &input, &queries, accept.as_ref());
+                    assert!(recall >= 0.99, "{distance:?}, halves {halved}: recall@10 {recall} by a scan");
+                }
+            }
+            // Wanting all that was found, nothing of it is left out.
+            for want in [1, 40, 80, 3000] {
+                let found = segment.walk(&queries[0], 80, want, None, usize::MAX).unwrap();
+                assert_eq!(found.len(), want, "{distance:?}, halves {halved}");
+            }
+        }
+    }
+    // Fewer blocks are read in no less time.
+    let folder = tempfile::tempdir().unwrap();
+    let short: Vec<Vec<f32>> = all.iter().map(|vector| vector[..192].to_vec()).collect();
+    assert!(!write_and_open(folder.path(), &input(Distance::Euclid, &short), &PARAMS).header.halves);
+}
+
 /// Where the unit in which codes estimate were another one, too much would be left out.
 #[test]
 fn what_is_not_compared_again_is_none_of_the_nearest() {
@@ -646,7 +695,7 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
         for _ in 0..random.random_range(1..4) {
             damaged[random.random_range(places.clone())] = random.random();
         }
-        match random.random_range(0..12) {
+        match random.random_range(0..13) {
             0 => header.rows = random.random_range(0..100),
             1 => header.layers[0] = random.random_range(0..100),
             2 => header.size = random.random_range(0..20),
@@ -655,6 +704,7 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
             5 => header.sections[random.random_range(0..Kind::ALL.len())].offset = random.random_range(0..1 << 40),
             6 => header.codes = ALL_CODES[random.random_range(0..4)],
             7 => header.distance = DISTANCES[random.random_range(0..3)],
+            8 => header.halves = !header.halves,
             _ => (),
         }
         for kind in Kind::ALL {
@@ -673,6 +723,7 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
             segment.walk(&query, 20, 10, None, usize::MAX).unwrap();
             segment.walk(&query, 20, 10, Some(&Bits::all(segment.rows())), usize::MAX).unwrap();
             segment.scan(&query, 10, None);
+            segment.scan_codes(&query, 10, None);
             assert!(
                 (0..segment.rows() as Row).all(|row| segment.id(row) == segment.id(row) && segment.vector(row).len() == segment.size())
             );
@@ -688,6 +739,13 @@ fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
     let (bytes, _) = small(folder.path());
     let opened = opened_with_nonsense(&bytes, super::format::HEADER..bytes.len());
     assert!(opened > 100, "{opened} were opened and searched");
+    // Of one whose codes are in halves.
+    let path = folder.path().join("halves");
+    let summary = write(&path, &input(Distance::Cosine, &tilted(25, 60, 200)), &PARAMS, &never()).unwrap().unwrap();
+    assert!(Segment::open(&path, &summary.stamp, Verify::Eager).unwrap().header.halves);
+    let halved = std::fs::read(&path).unwrap();
+    let opened = opened_with_nonsense(&halved, super::format::HEADER..halved.len());
+    assert!(opened > 100, "{opened} in halves were opened and searched");
     // Of a segment with runs, what belongs to these.
     let path = folder.path().join("runs");
     let params = SegmentParams { m: 4, ef_construction: 8, ..PARAMS };
@@ -730,5 +788,5 @@ fn a_newer_format_is_refused_by_its_number() {
     bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
     let path = folder.path().join("newer");
     std::fs::write(&path, bytes).unwrap();
-    assert!(matches!(Segment::open(&path, &stamp, Verify::Eager), Err(Error::Format { found: 7, supported: 2, .. })));
+    assert!(matches!(Segment::open(&path, &stamp, Verify::Eager), Err(Error::Format { found: 7, supported: super::FORMAT, .. })));
 }

@@ -9,10 +9,10 @@
 
 use std::cell::RefCell;
 
-use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
+use super::compare::{ByF16, ByF32, ByHalves, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
 use super::links::Links;
-use super::rescore::{Pool, rescored};
+use super::rescore::{Errors, Pool, rescored};
 use super::runs::{ByRuns, ClusterScratch, Runs};
 use super::{Bits, FURTHER, Scored, Segment};
 use crate::build::{MOST_LINKS, Node};
@@ -114,6 +114,7 @@ impl Segment {
         match self.header.codes {
             // Nothing but their codes chooses them, and those are coarse.
             Codes::Int4 => 2 * rescored(Codes::Int4, want, 0),
+            Codes::Int8 if self.header.halves => 2 * rescored(Codes::Int4, want, 0),
             codes => rescored(codes, want, 0),
         }
     }
@@ -225,13 +226,17 @@ impl<W: Way> Work for Walk<'_, W> {
         let mut walked = Ok(ef);
         if header.nodes() > 0 {
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-            let coded = Coded { codes, blocks: header.codes.blocks(header.size), factors, query: &prepared };
+            let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared };
             let middles = Coded { codes: segment.section(Kind::Middles), factors: segment.section(Kind::MiddleFactors), ..coded };
             let effort = Effort { ef, patience: usize::MAX, most: usize::MAX };
             let best = rescored(header.codes, want, ef);
             let steps = Steps { isa, segment, links: Links::of(segment), effort, best, accept };
             let placed = &*prepared.floats;
             walked = match header.codes {
+                Codes::Int8 if header.halves => {
+                    let nodes = ByHalves(coded);
+                    way.find(&steps, Compared { nodes, middles: nodes, query: placed }, scratch)
+                }
                 Codes::Int8 => way.find(&steps, Compared { nodes: ByInt8(coded), middles: ByInt8(middles), query: placed }, scratch),
                 Codes::Int4 => way.find(&steps, Compared { nodes: ByInt4(coded), middles: ByInt4(middles), query: placed }, scratch),
                 Codes::F16 => way.find(&steps, Compared { nodes: ByF16(coded), middles: ByF16(middles), query: placed }, scratch),
@@ -252,7 +257,13 @@ impl<W: Way> Work for Walk<'_, W> {
         {
             return None;
         }
-        let again = if W::ALL_AGAIN { found } else { rescored(header.codes, want, found).min(found) };
+        if header.halves && found > 0 {
+            let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
+            let halves = ByHalves(Coded { codes, blocks: header.blocks(), factors, query: &scratch.query });
+            refine(isa, halves, rescored(header.codes, want, found), &mut scratch.pool);
+        }
+        let found = scratch.pool.len();
+        let again = if W::ALL_AGAIN && !header.halves { found } else { rescored(header.codes, want, found).min(found) };
         Some(segment.rescore(isa, query, Pool { keys: &scratch.pool[..again], unit: scratch.query.unit }, want, accept))
     }
 }
@@ -623,6 +634,38 @@ impl<I: Isa> Steps<'_, I> {
     }
 }
 
+/// Compares what was found by the upper halves of the codes again, by both. How far the upper ones are off is seen in the first; what
+/// would have to be off by much more, to be among the `wanted` nearest, is left out.
+#[inline(always)]
+fn refine<I: Isa>(isa: I, compare: ByHalves<'_>, wanted: usize, pool: &mut Vec<u64>) {
+    for key in pool.iter().take(REFINED_AHEAD) {
+        compare.prefetch_all(isa, node_of(*key));
+    }
+    let judged = 2 * wanted;
+    let mut errors = Errors::NONE;
+    let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
+    for i in 0..pool.len() {
+        let coarse = nearness_of(pool[i]);
+        if i == judged {
+            let mut first = pool[..judged].to_vec();
+            bar = nearness_of(*first.select_nth_unstable(wanted).1);
+            bound = errors.bound();
+        }
+        if coarse + bound < bar {
+            pool.truncate(i);
+            break;
+        }
+        if let Some(ahead) = pool.get(i + REFINED_AHEAD) {
+            compare.prefetch_all(isa, node_of(*ahead));
+        }
+        let node = node_of(pool[i]);
+        let nearness = compare.refined(isa, node);
+        errors.see(nearness - coarse);
+        pool[i] = key(nearness, node);
+    }
+    pool.sort_unstable();
+}
+
 /// How many candidates a walk keeps where only a share of the vectors passes: they have fewer links among themselves.
 pub(crate) fn more_candidates(ef: usize, share: f64) -> usize {
     (ef as f64 * (1.0 + MORE_CANDIDATES * (1.0 - share))) as usize
@@ -676,6 +719,8 @@ const MORE_WHERE_APART: f64 = 2.0;
 /// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
 const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
+/// Codes asked for ahead of the one that is compared again.
+const REFINED_AHEAD: usize = 8;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.

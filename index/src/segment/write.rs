@@ -16,7 +16,7 @@ use super::middles::Clusters;
 use super::{FURTHER, Row, SegmentInput, SegmentParams, SegmentSummary, Stamp, UNFINISHED_SUFFIX};
 use crate::background;
 use crate::build::{BuildParams, Graph, MOST_LINKS, Node, Vectors};
-use crate::codes::{Codes, Encoder, Factors, Frame, product};
+use crate::codes::{Codes, Encoder, Factors, Frame, blocks_in_halves, in_halves, product, upper_halves_suffice};
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::id::PointId;
@@ -228,10 +228,12 @@ impl Contents<'_> {
         let Self { input, params, .. } = self;
         let has_uuids = input.ids.iter().any(|id| matches!(id, PointId::Uuid(_)));
         let distinct: Vec<Row> = self.node_rows.iter().map(|row| row & !FURTHER).collect();
-        let frame = Frame::around(input.size, distinct.len(), |i, out| out.copy_from_slice(input.vector(distinct[i])));
+        let vector = |i: usize, out: &mut [f32]| out.copy_from_slice(input.vector(distinct[i]));
+        let frame = Frame::around(input.size, distinct.len(), vector);
         let mut header = Header {
             distance: input.distance,
             codes: params.codes,
+            halves: false,
             builder: params.builder,
             m: params.m as u32,
             ef_construction: params.ef_construction as u32,
@@ -284,8 +286,13 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::Spreads, pairs(&middles.spreads, |spread| [spread.addend, spread.deviation]))?;
 
         let mut factors = Vec::new();
-        out.begin(&mut header, Kind::Codes, distinct.len() * params.codes.blocks(input.size) * BLOCK)?;
-        let encode = Encode { frame: &frame, codes: params.codes, input };
+        header.halves = params.codes == Codes::Int8
+            && runs.is_empty()
+            && Codes::Int8.blocks(input.size) >= HALVED
+            && upper_halves_suffice(&frame, distinct.len(), vector);
+        let bytes = distinct.len() * header.blocks() * BLOCK;
+        out.begin(&mut header, Kind::Codes, bytes)?;
+        let encode = Encode { frame: &frame, codes: params.codes, halves: header.halves, input };
         if params.codes != Codes::F32 {
             encode.each_batch(&distinct, params.threads, |batch| {
                 factors.extend(batch.factors);
@@ -310,6 +317,8 @@ fn pairs<T>(values: &[T], pair: impl Fn(&T) -> [f32; 2] + Clone) -> impl Iterato
     values.iter().flat_map(move |value| pair(value).map(f32::to_le_bytes))
 }
 
+/// Blocks from which on codes are in halves: fewer are read in the time of one.
+const HALVED: usize = 4;
 /// Rows encoded at a time, and such batches of each thread that wait to be written.
 const BATCH: usize = 256;
 const WAITING: usize = 4;
@@ -319,6 +328,8 @@ const WAITING: usize = 4;
 struct Encode<'a> {
     frame: &'a Frame,
     codes: Codes,
+    /// As [`Header::halves`].
+    halves: bool,
     input: &'a SegmentInput,
 }
 
@@ -374,13 +385,17 @@ impl Work for EncodeBatch<'_, '_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) {
-        let Encode { frame, codes, input } = self.encode;
+        let Encode { frame, codes, halves, input } = self.encode;
         let mut encoder = Encoder::new(frame, input.distance, codes);
-        let blocks = codes.blocks(input.size);
+        let mut whole = vec![Block([0; BLOCK]); codes.blocks(input.size)];
+        let blocks = if halves { blocks_in_halves(input.size) } else { whole.len() };
         self.batch.codes = vec![Block([0; BLOCK]); self.rows.len() * blocks];
         for (i, row) in self.rows.iter().enumerate() {
             let code = &mut self.batch.codes[i * blocks..(i + 1) * blocks];
-            self.batch.factors.push(encoder.encode(input.vector(*row), code));
+            self.batch.factors.push(encoder.encode(input.vector(*row), if halves { &mut whole } else { &mut *code }));
+            if halves {
+                in_halves(&whole, code);
+            }
         }
     }
 }

@@ -46,13 +46,26 @@ pub(crate) fn clusters() -> Vec<Point> {
     (0..700).map(point).collect()
 }
 
-/// Makes a data folder with one segment of [`clusters`], in the format of this build.
-pub(crate) fn write_clusters(folder: &Path) {
+/// Fifty points of as many dimensions as segments from format 3 on have codes in halves of.
+pub(crate) fn long() -> Vec<Point> {
+    let coordinate = |n: u32, i: u32| f32::from((n * (3 + i % 11) + i * i % 89) as u8) / 256.0;
+    let vector = |n: u32| (0..200).map(|i| coordinate(n, i)).collect();
+    let point =
+        |n: u32| Point { id: PointId::Num(n.into()), vectors: BTreeMap::from([(String::new(), vector(n))]), payload: Payload::new() };
+    (0..50).map(point).collect()
+}
+
+/// Makes a data folder with one segment of [`clusters`] and one of [`long`] vectors, in the format of this build.
+pub(crate) fn write_segments(folder: &Path) {
     let store = Store::open(folder).unwrap();
     let hnsw = HnswParams { m: 4, ef_construction: 8, full_scan_threshold: 12, ..HnswParams::default() };
     let config = CollectionConfig { hnsw, ..CollectionConfig::unnamed(6, Distance::Euclid) };
     let collection = store.create_collection("clusters", config).unwrap();
     collection.upsert(clusters()).unwrap();
+    collection.compact().unwrap();
+    let config = CollectionConfig { hnsw, ..CollectionConfig::unnamed(200, Distance::Cosine) };
+    let collection = store.create_collection("long", config).unwrap();
+    collection.upsert(long()).unwrap();
     collection.compact().unwrap();
 }
 

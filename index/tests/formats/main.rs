@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use moco_index::{Collection, Distance, FORMAT, Point, PointId, SEGMENT_FORMAT, SearchRequest, Store};
 use serde_json::json;
 
-use crate::fixture::{clusters, points};
+use crate::fixture::{clusters, long, points};
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
@@ -112,12 +112,15 @@ fn segments_of_every_format_that_was_ever_written_are_searched_as_they_are() {
 }
 
 #[test]
-fn the_newest_segment_has_runs_and_finds_by_them() {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&data().join(format!("segment-{SEGMENT_FORMAT}")), folder.path());
+fn segments_with_runs_find_by_them() {
     let built = tempfile::tempdir().unwrap();
-    fixture::write_clusters(built.path());
-    for folder in [folder.path(), built.path()] {
+    fixture::write_segments(built.path());
+    let mut folders = vec![built];
+    for format in 2..=SEGMENT_FORMAT {
+        folders.push(tempfile::tempdir().unwrap());
+        copy(&data().join(format!("segment-{format}")), folders[folders.len() - 1].path());
+    }
+    for folder in folders.iter().map(tempfile::TempDir::path) {
         let collection = Store::open(folder).unwrap().collection("clusters").unwrap();
         let segments = &collection.info().vectors[""].segments;
         let stats = segments[0].stats.as_ref().unwrap();
@@ -126,6 +129,22 @@ fn the_newest_segment_has_runs_and_finds_by_them() {
             let request = SearchRequest { ef: Some(10), ..SearchRequest::new(point.vectors[""].clone(), 1) };
             let hits = collection.search(&request).unwrap();
             assert_eq!((hits[0].score, hits.len()), (0.0, 1), "{:?}", point.id);
+        }
+        collection.verify().unwrap();
+    }
+}
+
+#[test]
+fn segments_with_codes_in_halves_find_by_them() {
+    for format in 3..=SEGMENT_FORMAT {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&data().join(format!("segment-{format}")), folder.path());
+        let collection = Store::open(folder.path()).unwrap().collection("long").unwrap();
+        let segments = &collection.info().vectors[""].segments;
+        assert!(segments.len() == 1 && segments[0].stats.as_ref().unwrap().halves, "{segments:?}");
+        for point in long() {
+            let request = SearchRequest { ef: Some(10), ..SearchRequest::new(point.vectors[""].clone(), 1) };
+            assert_eq!(collection.search(&request).unwrap()[0].id, point.id);
         }
         collection.verify().unwrap();
     }

@@ -16,7 +16,7 @@ fn main() {
         println!("{}", of_collections.display());
     }
     if missing(&of_segments) {
-        fixture::write_clusters(&of_segments);
+        fixture::write_segments(&of_segments);
         println!("{}", of_segments.display());
     }
 }
