@@ -208,7 +208,7 @@ pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query
                 ((FILTERED_WALK + LIST * lists) * more_candidates(ef, share) as f64, accepted as f64)
             }
         };
-        let by_codes = BEFORE_CODES + by_codes + segment.compared_again(wanted) as f64 * COMPARED_PER_ROW;
+        let by_codes = BEFORE_CODES + by_codes + segment.refined(wanted) as f64 + segment.compared_again(wanted) as f64 * COMPARED_PER_ROW;
         let scan = if segment.relies_on_codes() { by_codes.min(by_rows) } else { by_rows };
         if walk < scan
             && let Some(found) = segment.walk(query, ef, wanted, accept, scan as usize)

@@ -57,6 +57,9 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// Σ a·b where `row` holds IEEE half floats.
     fn dot_f16(self, query: &[f32], row: &[u16]) -> f32;
 
+    /// Does the product of four rows take less time than those of three, one after the other?
+    const FOUR_IN_ONE: bool = false;
+
     /// Σ (row−128)·query, for row bytes from 1 to 255.
     fn dot_i8(self, row: &[Block], query: &ByteQuery) -> i32;
 

@@ -190,6 +190,8 @@ unsafe fn tile_512<const HEIGHT: usize, const WIDTH: usize>(
 }
 
 impl Isa for Avx512 {
+    const FOUR_IN_ONE: bool = true;
+
     #[inline(always)]
     fn dot(self, a: &[f32], b: &[f32]) -> f32 {
         sum_512!(a, b, |x, y| _mm512_mul_ps(x, y))

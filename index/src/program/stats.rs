@@ -92,7 +92,7 @@ fn segment_json(segment: &SegmentInfo) -> Value {
     if let (Some(stats), Value::Object(fields)) = (&segment.stats, &mut json) {
         let more = json!({
             "nodes": stats.nodes, "orphans": stats.orphans, "scanned_beside_the_graph": stats.side, "mean_degree": stats.mean_degree,
-            "codes": stats.codes, "builder": stats.builder, "walked_bytes": stats.walked_bytes,
+            "codes": stats.codes, "halves": stats.halves, "builder": stats.builder, "walked_bytes": stats.walked_bytes,
         });
         fields.extend(more.as_object().expect("an object").clone());
     }

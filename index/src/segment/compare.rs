@@ -36,6 +36,13 @@ pub(super) trait Compare: Copy {
         if Self::TOGETHER == 1 {
             return [self.nearness(isa, nodes[0]), 0.0, 0.0, 0.0];
         }
+        if nodes.len() < 4 && !I::FOUR_IN_ONE {
+            let mut found = [0.0; 4];
+            for (found, node) in found.iter_mut().zip(nodes) {
+                *found = self.nearness(isa, *node);
+            }
+            return found;
+        }
         let four = match *nodes {
             [a, b, c, d, ..] => [a, b, c, d],
             [a, b, c] => [a, b, c, c],
@@ -113,23 +120,32 @@ impl Compare for ByInt8<'_> {
 
 /// By the upper halves of int8 codes; [`Self::refined`] by both.
 #[derive(Clone, Copy)]
-pub(super) struct ByHalves<'a>(pub(super) Coded<'a>);
+pub(super) struct ByHalves<'a> {
+    pub(super) coded: Coded<'a>,
+    pub(super) whole_scales: &'a [f32],
+}
 
 impl ByHalves<'_> {
     /// What [`ByInt8`] gives.
     #[inline(always)]
     pub(super) fn refined<I: Isa>(self, isa: I, node: Node) -> f32 {
-        let (code, factors) = self.0.row(node);
-        let (upper, lower) = code.split_at(self.0.blocks / 2);
-        let query = &self.0.query.bytes;
-        let product = of_halves(isa.dot_i4(upper, query), isa.dot_i4(lower, query), query.sum);
-        product as f32 * (factors.scale * self.0.query.scale) + factors.bias
+        let (code, factors) = self.coded.row(node);
+        let (upper, lower) = code.split_at(self.coded.blocks / 2);
+        let query = self.coded.query;
+        let product = of_halves(isa.dot_i4(upper, &query.bytes), isa.dot_i4(lower, &query.bytes), query.bytes.sum);
+        product as f32 * (self.whole_scales[node as usize] * query.scale) + factors.bias
     }
 
     /// Asks for the lower halves too.
     #[inline(always)]
     pub(super) fn prefetch_all<I: Isa>(self, isa: I, node: Node) {
-        isa.prefetch(self.0.row(node).0, self.0.blocks.min(2 * LINES));
+        isa.prefetch(self.coded.row(node).0, self.coded.blocks.min(2 * LINES));
+    }
+
+    #[inline(always)]
+    fn upper(&self, node: Node) -> (&[Block], Factors) {
+        let (code, factors) = self.coded.row(node);
+        (&code[..self.coded.blocks / 2], factors)
     }
 }
 
@@ -138,33 +154,32 @@ impl Compare for ByHalves<'_> {
 
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
-        let (code, factors) = self.0.row(node);
-        let query = &self.0.query.bytes;
+        let ((upper, factors), query) = (self.upper(node), self.coded.query);
         // The lower ones for what they are in the mean.
-        let product = of_halves(isa.dot_i4(&code[..self.0.blocks / 2], query), 0, query.sum);
-        product as f32 * (factors.scale * self.0.query.scale) + factors.bias
+        let product = of_halves(isa.dot_i4(upper, &query.bytes), 0, query.bytes.sum);
+        product as f32 * (factors.scale * query.scale) + factors.bias
     }
 
     #[inline(always)]
     fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
-        let rows = nodes.map(|node| self.0.row(node));
-        let query = &self.0.query.bytes;
-        let products = isa.dot_i4_of_four(rows.map(|(code, _)| &code[..self.0.blocks / 2]), query);
+        let rows = nodes.map(|node| self.upper(node));
+        let query = self.coded.query;
+        let products = isa.dot_i4_of_four(rows.map(|(upper, _)| upper), &query.bytes);
         let mut found = [0.0; 4];
         for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
-            *found = of_halves(product, 0, query.sum) as f32 * (factors.scale * self.0.query.scale) + factors.bias;
+            *found = of_halves(product, 0, query.bytes.sum) as f32 * (factors.scale * query.scale) + factors.bias;
         }
         found
     }
 
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        isa.prefetch(self.0.row(node).0, self.lines());
+        isa.prefetch(self.coded.row(node).0, self.lines());
     }
 
     #[inline(always)]
     fn lines(self) -> usize {
-        (self.0.blocks / 2).min(LINES)
+        (self.coded.blocks / 2).min(LINES)
     }
 }
 

@@ -18,13 +18,14 @@
 //! | middle factors | as factors are |
 //! | spreads | [`Spread`](super::runs::Spread): two `f32` a cluster |
 //! | codes | 64-byte blocks, the same number a node; int8 codes may be [in halves](crate::codes::in_halves), which the header says |
-//! | factors | scale and bias, two `f32` a node |
+//! | factors | scale and bias, two `f32` a node; where codes are in halves, the scale of the upper ones |
+//! | whole scales | the scale of both halves, `f32` a node; only where codes are in halves |
 //! | vectors | `f32`, rows × dimensions |
 //!
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
 //! upper layers need no map. Links take 2 bytes each up to 65,536 nodes and 3 up to 16 million, about half of what fixed
 //! slots of `u32` take. Format 1 had no runs, nor what belongs to them; there are none either where clusters do not hold
-//! most links of their nodes. No codes were in halves before format 3. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
+//! most links of their nodes. Before format 3 no codes were in halves. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
 //! (XXH3, 128 bits) covers it and the padding behind it: **no byte of a file is without a hash.**
 
 use std::ops::Range;
@@ -41,8 +42,9 @@ compile_error!("segments are mapped and read as they are, which needs a little-e
 pub(crate) const MAGIC: [u8; 8] = *b"MOCOSEGM";
 /// The format of segments that this build writes, and the newest it reads.
 pub const FORMAT: u32 = 3;
-/// The first, which had no runs.
+/// The first, which had no runs, and the last that had no codes in halves.
 const WITHOUT_RUNS: u32 = 1;
+const WITHOUT_HALVES: u32 = 2;
 pub(crate) const HEADER: usize = 4096;
 /// Most layers a graph has.
 pub(crate) const LAYERS: usize = 16;
@@ -77,12 +79,13 @@ pub(crate) enum Kind {
     Spreads,
     Codes,
     Factors,
+    WholeScales,
     Vectors,
 }
 
 impl Kind {
     /// In the order of the file.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Slots,
         Self::Points,
         Self::Ids,
@@ -99,11 +102,12 @@ impl Kind {
         Self::Spreads,
         Self::Codes,
         Self::Factors,
+        Self::WholeScales,
         Self::Vectors,
     ];
 
     /// What a walk reads all over, and what lies between in the file.
-    pub(crate) const WALKED: [Self; 12] = [
+    pub(crate) const WALKED: [Self; 13] = [
         Self::NodeRows,
         Self::FurtherRows,
         Self::Side,
@@ -116,6 +120,7 @@ impl Kind {
         Self::Spreads,
         Self::Codes,
         Self::Factors,
+        Self::WholeScales,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -136,6 +141,7 @@ impl Kind {
             Self::Spreads => "spreads",
             Self::Codes => "codes",
             Self::Factors => "factors",
+            Self::WholeScales => "whole scales",
             Self::Vectors => "vectors",
         }
     }
@@ -260,10 +266,15 @@ impl Header {
         if !(WITHOUT_RUNS..=FORMAT).contains(&format) {
             return Err(Refused::Damaged(format!("there is no format {format}")));
         }
-        let has = |kind| format > WITHOUT_RUNS || !matches!(kind, Kind::Runs | Kind::Middles | Kind::MiddleFactors | Kind::Spreads);
+        let has = |kind| match kind {
+            Kind::Runs | Kind::Middles | Kind::MiddleFactors | Kind::Spreads => format > WITHOUT_RUNS,
+            Kind::WholeScales => format > WITHOUT_HALVES,
+            _ => true,
+        };
         let [distance, codes, builder, layer_count] = reader.take::<4>();
         let distance = *DISTANCES.get(usize::from(distance)).ok_or_else(|| damaged("unknown distance"))?;
-        let (codes, halves) = *CODES.get(usize::from(codes)).ok_or_else(|| damaged("unknown codes"))?;
+        let known = CODES.get(usize::from(codes)).filter(|(_, halves)| !halves || format > WITHOUT_HALVES);
+        let (codes, halves) = *known.ok_or_else(|| damaged("unknown codes"))?;
         let builder = *BUILDERS.get(usize::from(builder)).ok_or_else(|| damaged("unknown builder"))?;
         let (m, ef_construction, seed) = (reader.u32(), reader.u32(), reader.u64());
         let [size, rows, orphans, id_width, link_width] = [(); 5].map(|()| reader.u64());
@@ -374,6 +385,7 @@ impl Header {
             Kind::Spreads => length == 8 * runs,
             Kind::Codes => length == nodes * self.blocks() * crate::kernel::BLOCK,
             Kind::Factors => length == if coded { 8 * nodes } else { 0 },
+            Kind::WholeScales => length == if self.halves { 4 * nodes } else { 0 },
             Kind::Vectors => length == 4 * rows * self.size,
         };
         if fits { Ok(()) } else { Err(format!("the {} have {length} bytes", kind.name())) }

@@ -136,8 +136,8 @@ pub struct SegmentStats {
     /// Bytes by section.
     pub sections: Vec<(&'static str, usize)>,
     pub file_bytes: usize,
-    /// Bytes that a search reads all over: node rows, links, codes, factors, and of clusters their runs and middles. The rest is read for
-    /// the rows found.
+    /// Bytes that a search reads all over: node rows, links, codes (of those in halves the upper ones all over, the lower ones of what was
+    /// found), factors, and of clusters their runs and middles. The rest is read for the rows found.
     pub walked_bytes: usize,
 }
 

@@ -58,7 +58,7 @@ impl Segment {
             row_nodes: OnceLock::new(),
             by_point: OnceLock::new(),
         };
-        let large = |kind: &Kind| matches!(kind, Kind::Codes | Kind::Factors | Kind::Vectors);
+        let large = |kind: &Kind| matches!(kind, Kind::Codes | Kind::Factors | Kind::WholeScales | Kind::Vectors);
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| verify == Verify::Eager || !large(kind)).collect();
         segment.verify_and_check(&kinds)?;
         segment.frame.centre = segment.section::<f32>(Kind::Centre).to_vec();

@@ -72,8 +72,13 @@ impl Errors {
 
     /// The most that another one may be.
     pub(super) fn bound(&self) -> f32 {
+        self.sum / self.count + self.spread()
+    }
+
+    /// The most that another one may be above their mean.
+    pub(super) fn spread(&self) -> f32 {
         let mean = self.sum / self.count;
-        mean + DOUBT * (self.most - mean).max(mean - self.least)
+        DOUBT * (self.most - mean).max(mean - self.least)
     }
 }
 

@@ -1,5 +1,5 @@
-//! SEARCH-LAYER of the HNSW paper (algorithm 2), best first, from the top layer down, by codes; the best are then compared
-//! again by their full rows (`rescore`).
+//! SEARCH-LAYER of the HNSW paper (algorithm 2), best first, from the top layer down, by codes, or by their upper halves and then
+//! again by both (`refine`); the best are then compared again by their full rows (`rescore`).
 //!
 //! A sorted pool of the `ef` nearest is both what is open and what is kept. With a filter, or where rows died, the walk goes
 //! among the accepted nodes only, as if the others were not there; where a node has too few accepted neighbours, those of
@@ -89,7 +89,9 @@ impl Segment {
 
     pub(super) fn find(&self, way: impl Way, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
         assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
-        let ef = ef.max(want).max(1);
+        // The upper halves of codes do not tell the last of them from the next.
+        let least = if self.header.halves { want + want / 2 + 4 } else { want };
+        let ef = ef.max(least).max(1);
         SCRATCH.with_borrow_mut(|scratch| Kernel::get().run(Walk { segment: self, query, ef, want, accept, way, scratch }))
     }
 
@@ -100,7 +102,7 @@ impl Segment {
         if !self.relies_on_codes() {
             return None;
         }
-        self.find(All, query, self.compared_again(want), want, accept)
+        self.find(All, query, self.compared_again(want).max(self.refined(want)), want, accept)
     }
 
     /// Are there codes that tell the vectors apart? Where the graph lost many they do not: data of many magnitudes have only a
@@ -114,9 +116,13 @@ impl Segment {
         match self.header.codes {
             // Nothing but their codes chooses them, and those are coarse.
             Codes::Int4 => 2 * rescored(Codes::Int4, want, 0),
-            Codes::Int8 if self.header.halves => 2 * rescored(Codes::Int4, want, 0),
             codes => rescored(codes, want, 0),
         }
+    }
+
+    /// How many a scan by the upper halves of codes compares by both.
+    pub(crate) fn refined(&self, want: usize) -> usize {
+        if self.header.halves { 4 * want + 192 } else { 0 }
     }
 
     /// The node that stands for a row, by row; `NO_NODE` for those beside the graph.
@@ -140,7 +146,7 @@ const ORPHANS: usize = 20;
 
 /// Which nodes are compared. Each way is compiled by itself: what two of them shared could not use the instructions of either.
 pub(super) trait Way {
-    /// All that is found is compared again.
+    /// All that is found is compared again by full rows, if it was not refined.
     const ALL_AGAIN: bool = false;
 
     /// Leaves the nearest nodes in the pool; how many candidates it kept, at most.
@@ -167,7 +173,7 @@ impl Way for ByGraph {
     }
 }
 
-struct All;
+pub(super) struct All;
 
 impl Way for All {
     const ALL_AGAIN: bool = true;
@@ -229,12 +235,13 @@ impl<W: Way> Work for Walk<'_, W> {
             let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared };
             let middles = Coded { codes: segment.section(Kind::Middles), factors: segment.section(Kind::MiddleFactors), ..coded };
             let effort = Effort { ef, patience: usize::MAX, most: usize::MAX };
-            let best = rescored(header.codes, want, ef);
+            // By the upper halves the best are not yet told from the next.
+            let best = rescored(header.codes, want, ef) * if header.halves { 2 } else { 1 };
             let steps = Steps { isa, segment, links: Links::of(segment), effort, best, accept };
             let placed = &*prepared.floats;
             walked = match header.codes {
                 Codes::Int8 if header.halves => {
-                    let nodes = ByHalves(coded);
+                    let nodes = halves(segment, &prepared);
                     way.find(&steps, Compared { nodes, middles: nodes, query: placed }, scratch)
                 }
                 Codes::Int8 => way.find(&steps, Compared { nodes: ByInt8(coded), middles: ByInt8(middles), query: placed }, scratch),
@@ -258,9 +265,7 @@ impl<W: Way> Work for Walk<'_, W> {
             return None;
         }
         if header.halves && found > 0 {
-            let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-            let halves = ByHalves(Coded { codes, blocks: header.blocks(), factors, query: &scratch.query });
-            refine(isa, halves, rescored(header.codes, want, found), &mut scratch.pool);
+            refine(isa, halves(segment, &scratch.query), rescored(header.codes, want, found), &mut scratch.pool);
         }
         let found = scratch.pool.len();
         let again = if W::ALL_AGAIN && !header.halves { found } else { rescored(header.codes, want, found).min(found) };
@@ -634,6 +639,11 @@ impl<I: Isa> Steps<'_, I> {
     }
 }
 
+fn halves<'a>(segment: &'a Segment, query: &'a Query) -> ByHalves<'a> {
+    let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
+    ByHalves { coded: Coded { codes, blocks: segment.header.blocks(), factors, query }, whole_scales: segment.section(Kind::WholeScales) }
+}
+
 /// Compares what was found by the upper halves of the codes again, by both. How far the upper ones are off is seen in the first; what
 /// would have to be off by much more, to be among the `wanted` nearest, is left out.
 #[inline(always)]
@@ -641,7 +651,7 @@ fn refine<I: Isa>(isa: I, compare: ByHalves<'_>, wanted: usize, pool: &mut Vec<u
     for key in pool.iter().take(REFINED_AHEAD) {
         compare.prefetch_all(isa, node_of(*key));
     }
-    let judged = 2 * wanted;
+    let judged = (2 * wanted).max(LEAST_JUDGED);
     let mut errors = Errors::NONE;
     let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
     for i in 0..pool.len() {
@@ -649,7 +659,8 @@ fn refine<I: Isa>(isa: I, compare: ByHalves<'_>, wanted: usize, pool: &mut Vec<u
         if i == judged {
             let mut first = pool[..judged].to_vec();
             bar = nearness_of(*first.select_nth_unstable(wanted).1);
-            bound = errors.bound();
+            // The first were taken for how near they seemed: others are estimated too high by less.
+            bound = errors.bound().max(errors.spread());
         }
         if coarse + bound < bar {
             pool.truncate(i);
@@ -721,6 +732,8 @@ const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
 /// Codes asked for ahead of the one that is compared again.
 const REFINED_AHEAD: usize = 8;
+/// By how many of the first it is judged how far upper halves are off, at least.
+const LEAST_JUDGED: usize = 20;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.

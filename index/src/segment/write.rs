@@ -285,10 +285,10 @@ impl Contents<'_> {
         out.numbers(&mut header, Kind::MiddleFactors, pairs(&middles.factors, |factors| [factors.scale, factors.bias]))?;
         out.numbers(&mut header, Kind::Spreads, pairs(&middles.spreads, |spread| [spread.addend, spread.deviation]))?;
 
-        let mut factors = Vec::new();
+        let (mut factors, mut whole_scales) = (Vec::new(), Vec::new());
         header.halves = params.codes == Codes::Int8
             && runs.is_empty()
-            && Codes::Int8.blocks(input.size) >= HALVED
+            && may_be_halved(input.size)
             && upper_halves_suffice(&frame, distinct.len(), vector);
         let bytes = distinct.len() * header.blocks() * BLOCK;
         out.begin(&mut header, Kind::Codes, bytes)?;
@@ -296,11 +296,13 @@ impl Contents<'_> {
         if params.codes != Codes::F32 {
             encode.each_batch(&distinct, params.threads, |batch| {
                 factors.extend(batch.factors);
+                whole_scales.extend(batch.whole_scales);
                 batch.codes.iter().try_for_each(|block| out.raw(&block.0))
             })?;
         }
         out.end(&mut header, Kind::Codes)?;
         out.numbers(&mut header, Kind::Factors, pairs(&factors, |factors| [factors.scale, factors.bias]))?;
+        out.numbers(&mut header, Kind::WholeScales, whole_scales.iter().map(|scale| scale.to_le_bytes()))?;
         out.begin(&mut header, Kind::Vectors, input.slots.len() * input.size * 4)?;
         let mut bytes = vec![0; 4 * input.size];
         for row in 0..input.slots.len() as Row {
@@ -319,6 +321,13 @@ fn pairs<T>(values: &[T], pair: impl Fn(&T) -> [f32; 2] + Clone) -> impl Iterato
 
 /// Blocks from which on codes are in halves: fewer are read in the time of one.
 const HALVED: usize = 4;
+
+/// Of an odd number of blocks one more is needed; codes may not become larger by more than a twelfth.
+fn may_be_halved(size: usize) -> bool {
+    let blocks = Codes::Int8.blocks(size);
+    blocks >= HALVED && blocks_in_halves(size) <= blocks + blocks / 12
+}
+
 /// Rows encoded at a time, and such batches of each thread that wait to be written.
 const BATCH: usize = 256;
 const WAITING: usize = 4;
@@ -337,6 +346,8 @@ struct Encode<'a> {
 struct Batch {
     codes: Vec<Block>,
     factors: Vec<Factors>,
+    /// None where codes are not in halves.
+    whole_scales: Vec<f32>,
 }
 
 impl Encode<'_> {
@@ -344,7 +355,7 @@ impl Encode<'_> {
     /// they not be had, it takes longer.
     fn each_batch(self, rows: &[Row], threads: usize, mut write: impl FnMut(Batch) -> std::io::Result<()>) -> std::io::Result<()> {
         let encode = move |rows| {
-            let mut batch = Batch { codes: Vec::new(), factors: Vec::new() };
+            let mut batch = Batch { codes: Vec::new(), factors: Vec::new(), whole_scales: Vec::new() };
             Kernel::get().run(EncodeBatch { encode: self, rows, batch: &mut batch });
             batch
         };
@@ -392,10 +403,13 @@ impl Work for EncodeBatch<'_, '_> {
         self.batch.codes = vec![Block([0; BLOCK]); self.rows.len() * blocks];
         for (i, row) in self.rows.iter().enumerate() {
             let code = &mut self.batch.codes[i * blocks..(i + 1) * blocks];
-            self.batch.factors.push(encoder.encode(input.vector(*row), if halves { &mut whole } else { &mut *code }));
+            let mut factors = encoder.encode(input.vector(*row), if halves { &mut whole } else { &mut *code });
             if halves {
                 in_halves(&whole, code);
+                self.batch.whole_scales.push(factors.scale);
+                factors.scale = encoder.upper_scale(&whole);
             }
+            self.batch.factors.push(factors);
         }
     }
 }

@@ -46,13 +46,13 @@ pub(crate) fn clusters() -> Vec<Point> {
     (0..700).map(point).collect()
 }
 
-/// Fifty points of as many dimensions as segments from format 3 on have codes in halves of.
+/// Sixty points of as many dimensions as segments from format 3 on have codes in halves of.
 pub(crate) fn long() -> Vec<Point> {
     let coordinate = |n: u32, i: u32| f32::from((n * (3 + i % 11) + i * i % 89) as u8) / 256.0;
     let vector = |n: u32| (0..200).map(|i| coordinate(n, i)).collect();
     let point =
         |n: u32| Point { id: PointId::Num(n.into()), vectors: BTreeMap::from([(String::new(), vector(n))]), payload: Payload::new() };
-    (0..50).map(point).collect()
+    (0..60).map(point).collect()
 }
 
 /// Makes a data folder with one segment of [`clusters`] and one of [`long`] vectors, in the format of this build.
