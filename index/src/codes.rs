@@ -226,7 +226,8 @@ pub(crate) fn blocks_in_halves(size: usize) -> usize {
 }
 
 /// An int8 code in halves: the upper four bits of all its bytes, in the order of an int4 code, then the lower four. The upper
-/// ones alone tell most of what is far from a query, and are half as much to read; an upper half h stands for v = 16h − 120.5. `halves` has [`blocks_in_halves`].
+/// ones alone tell most of what is far from a query, and are half as much to read; an upper half h stands for v = 16h − 120.5.
+/// `halves` has [`blocks_in_halves`].
 #[inline(always)]
 pub(crate) fn in_halves(code: &[Block], halves: &mut [Block]) {
     let (upper, lower) = halves.split_at_mut(halves.len() / 2);

@@ -25,8 +25,9 @@
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
 //! upper layers need no map. Links take 2 bytes each up to 65,536 nodes and 3 up to 16 million, about half of what fixed
 //! slots of `u32` take. Format 1 had no runs, nor what belongs to them; there are none either where clusters do not hold
-//! most links of their nodes. Before format 3 no codes were in halves. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash
-//! (XXH3, 128 bits) covers it and the padding behind it: **no byte of a file is without a hash.**
+//! most links of their nodes. Before format 3 no codes were in halves, and there were no whole scales. A section starts at a
+//! multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash (XXH3, 128 bits) covers it and the padding
+//! behind it: **no byte of a file is without a hash.**
 
 use std::ops::Range;
 
