@@ -75,7 +75,15 @@ impl Coded<'_> {
 
     #[inline(always)]
     fn fetch<I: Isa>(&self, isa: I, node: Node) {
+        self.prefetch_factors(isa, node);
         isa.prefetch(self.row(node).0, self.lines());
+    }
+
+    #[inline(always)]
+    fn prefetch_factors<I: Isa>(&self, isa: I, node: Node) {
+        debug_assert!((node as usize) < self.factors.len());
+        // SAFETY: as in `row`.
+        isa.prefetch(unsafe { self.factors.get_unchecked(node as usize..) }, 1);
     }
 
     #[inline(always)]
@@ -174,6 +182,7 @@ impl Compare for ByHalves<'_> {
 
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
+        self.coded.prefetch_factors(isa, node);
         isa.prefetch(self.coded.row(node).0, self.lines());
     }
 
