@@ -90,6 +90,22 @@ impl Coded<'_> {
     fn lines(&self) -> usize {
         self.blocks.min(LINES)
     }
+
+    /// What a product of a row's code with the query's stands for.
+    #[inline(always)]
+    fn nearness(&self, product: i32, scale: f32, bias: f32) -> f32 {
+        product as f32 * (scale * self.query.scale) + bias
+    }
+
+    /// The same of four.
+    #[inline(always)]
+    fn nearness_of_four(&self, products: [i32; 4], factors: [Factors; 4]) -> [f32; 4] {
+        let mut found = [0.0; 4];
+        for (found, (product, factors)) in found.iter_mut().zip(products.into_iter().zip(factors)) {
+            *found = self.nearness(product, factors.scale, factors.bias);
+        }
+        found
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -101,18 +117,14 @@ impl Compare for ByInt8<'_> {
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
         let (code, factors) = self.0.row(node);
-        isa.dot_i8(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+        self.0.nearness(isa.dot_i8(code, &self.0.query.bytes), factors.scale, factors.bias)
     }
 
     #[inline(always)]
     fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
         let rows = nodes.map(|node| self.0.row(node));
         let products = isa.dot_i8_of_four(rows.map(|(code, _)| code), &self.0.query.bytes);
-        let mut found = [0.0; 4];
-        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
-            *found = product as f32 * (factors.scale * self.0.query.scale) + factors.bias;
-        }
-        found
+        self.0.nearness_of_four(products, rows.map(|(_, factors)| factors))
     }
 
     #[inline(always)]
@@ -141,7 +153,7 @@ impl ByHalves<'_> {
         let (upper, lower) = code.split_at(self.coded.blocks / 2);
         let query = self.coded.query;
         let product = of_halves(isa.dot_i4(upper, &query.bytes), isa.dot_i4(lower, &query.bytes), query.bytes.sum);
-        product as f32 * (self.whole_scales[node as usize] * query.scale) + factors.bias
+        self.coded.nearness(product, self.whole_scales[node as usize], factors.bias)
     }
 
     /// Asks for the lower halves too.
@@ -165,7 +177,7 @@ impl Compare for ByHalves<'_> {
         let ((upper, factors), query) = (self.upper(node), self.coded.query);
         // The lower ones for what they are in the mean.
         let product = of_halves(isa.dot_i4(upper, &query.bytes), 0, query.bytes.sum);
-        product as f32 * (factors.scale * query.scale) + factors.bias
+        self.coded.nearness(product, factors.scale, factors.bias)
     }
 
     #[inline(always)]
@@ -173,11 +185,8 @@ impl Compare for ByHalves<'_> {
         let rows = nodes.map(|node| self.upper(node));
         let query = self.coded.query;
         let products = isa.dot_i4_of_four(rows.map(|(upper, _)| upper), &query.bytes);
-        let mut found = [0.0; 4];
-        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
-            *found = of_halves(product, 0, query.bytes.sum) as f32 * (factors.scale * query.scale) + factors.bias;
-        }
-        found
+        let products = products.map(|product| of_halves(product, 0, query.bytes.sum));
+        self.coded.nearness_of_four(products, rows.map(|(_, factors)| factors))
     }
 
     #[inline(always)]
@@ -201,18 +210,14 @@ impl Compare for ByInt4<'_> {
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
         let (code, factors) = self.0.row(node);
-        isa.dot_i4(code, &self.0.query.bytes) as f32 * (factors.scale * self.0.query.scale) + factors.bias
+        self.0.nearness(isa.dot_i4(code, &self.0.query.bytes), factors.scale, factors.bias)
     }
 
     #[inline(always)]
     fn nearness_of_four<I: Isa>(self, isa: I, nodes: [Node; 4]) -> [f32; 4] {
         let rows = nodes.map(|node| self.0.row(node));
         let products = isa.dot_i4_of_four(rows.map(|(code, _)| code), &self.0.query.bytes);
-        let mut found = [0.0; 4];
-        for (found, (product, (_, factors))) in found.iter_mut().zip(products.into_iter().zip(rows)) {
-            *found = product as f32 * (factors.scale * self.0.query.scale) + factors.bias;
-        }
-        found
+        self.0.nearness_of_four(products, rows.map(|(_, factors)| factors))
     }
 
     #[inline(always)]

@@ -107,22 +107,8 @@ impl Kind {
         Self::Vectors,
     ];
 
-    /// What a walk reads all over, and what lies between in the file.
-    pub(crate) const WALKED: [Self; 13] = [
-        Self::NodeRows,
-        Self::FurtherRows,
-        Self::Side,
-        Self::Starts,
-        Self::Links,
-        Self::Centre,
-        Self::Runs,
-        Self::Middles,
-        Self::MiddleFactors,
-        Self::Spreads,
-        Self::Codes,
-        Self::Factors,
-        Self::WholeScales,
-    ];
+    /// What a walk reads all over, and what lies between in the file: all from the node rows on but the vectors.
+    pub(crate) const WALKED: &'static [Self] = Self::ALL.split_at(Self::Vectors as usize).0.split_at(Self::NodeRows as usize).1;
 
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -20,6 +20,7 @@ mod input;
 mod links;
 mod middles;
 mod open;
+mod refine;
 mod rescore;
 mod runs;
 mod scan;
@@ -380,7 +381,8 @@ impl Segment {
             sections: Kind::ALL.into_iter().map(|kind| (kind.name(), bytes(kind))).collect(),
             file_bytes: self.map.len(),
             walked_bytes: Kind::WALKED
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|kind| !matches!(kind, Kind::FurtherRows | Kind::Side | Kind::Centre))
                 .map(bytes)
                 .sum(),

@@ -9,10 +9,11 @@
 
 use std::cell::RefCell;
 
-use super::compare::{ByF16, ByF32, ByHalves, ByInt4, ByInt8, Coded, Compare};
+use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
 use super::links::Links;
-use super::rescore::{Errors, Pool, rescored};
+use super::refine::{halves, refine};
+use super::rescore::{Pool, rescored};
 use super::runs::{ByRuns, ClusterScratch, Runs};
 use super::{Bits, FURTHER, Scored, Segment};
 use crate::build::{MOST_LINKS, Node};
@@ -639,44 +640,6 @@ impl<I: Isa> Steps<'_, I> {
     }
 }
 
-fn halves<'a>(segment: &'a Segment, query: &'a Query) -> ByHalves<'a> {
-    let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-    ByHalves { coded: Coded { codes, blocks: segment.header.blocks(), factors, query }, whole_scales: segment.section(Kind::WholeScales) }
-}
-
-/// Compares what was found by the upper halves of the codes again, by both. How far the upper ones are off is seen in the first; what
-/// would have to be off by much more, to be among the `wanted` nearest, is left out.
-#[inline(always)]
-fn refine<I: Isa>(isa: I, compare: ByHalves<'_>, wanted: usize, pool: &mut Vec<u64>) {
-    for key in pool.iter().take(REFINED_AHEAD) {
-        compare.prefetch_all(isa, node_of(*key));
-    }
-    let judged = (2 * wanted).max(LEAST_JUDGED);
-    let mut errors = Errors::NONE;
-    let (mut bar, mut bound) = (f32::NEG_INFINITY, 0.0);
-    for i in 0..pool.len() {
-        let coarse = nearness_of(pool[i]);
-        if i == judged {
-            let mut first = pool[..judged].to_vec();
-            bar = nearness_of(*first.select_nth_unstable(wanted).1);
-            // The first were taken for how near they seemed: others are estimated too high by less.
-            bound = errors.bound().max(errors.spread());
-        }
-        if coarse + bound < bar {
-            pool.truncate(i);
-            break;
-        }
-        if let Some(ahead) = pool.get(i + REFINED_AHEAD) {
-            compare.prefetch_all(isa, node_of(*ahead));
-        }
-        let node = node_of(pool[i]);
-        let nearness = compare.refined(isa, node);
-        errors.see(nearness - coarse);
-        pool[i] = key(nearness, node);
-    }
-    pool.sort_unstable();
-}
-
 /// How many candidates a walk keeps where only a share of the vectors passes: they have fewer links among themselves.
 pub(crate) fn more_candidates(ef: usize, share: f64) -> usize {
     (ef as f64 * (1.0 + MORE_CANDIDATES * (1.0 - share))) as usize
@@ -730,10 +693,6 @@ const MORE_WHERE_APART: f64 = 2.0;
 /// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
 const PATIENCE_WHERE_APART: usize = 2;
 const MOST_WHERE_APART: usize = 45;
-/// Codes asked for ahead of the one that is compared again.
-const REFINED_AHEAD: usize = 8;
-/// By how many of the first it is judged how far upper halves are off, at least.
-const LEAST_JUDGED: usize = 20;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.

@@ -72,13 +72,13 @@ fn every_format_that_was_ever_written_opens() {
     }
 }
 
-/// The files of segments below a folder.
-fn segments(folder: &Path) -> BTreeSet<PathBuf> {
+/// The files below a folder that end so.
+fn files(folder: &Path, ending: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            found.append(&mut segments(&path));
-        } else if path.extension().is_some_and(|extension| extension == "segment") {
+            found.append(&mut files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
             found.insert(path);
         }
     }
@@ -92,7 +92,7 @@ fn segments_of_every_format_that_was_ever_written_are_searched_as_they_are() {
     {
         let folder = tempfile::tempdir().unwrap();
         copy(&data().join(&written), folder.path());
-        let before = segments(folder.path());
+        let before = files(folder.path(), "segment");
         assert!(!before.is_empty(), "{written} has segments");
         let store = Store::open(folder.path()).unwrap();
         for collection in store.collections().iter().map(|name| store.collection(name).unwrap()) {
@@ -107,7 +107,7 @@ fn segments_of_every_format_that_was_ever_written_are_searched_as_they_are() {
                 }
             }
         }
-        assert_eq!(segments(folder.path()), before, "{written}: none was built anew");
+        assert_eq!(files(folder.path(), "segment"), before, "{written}: none was built anew");
     }
 }
 
@@ -154,14 +154,10 @@ fn segments_with_codes_in_halves_find_by_them() {
 /// The tables of every database below a folder.
 fn tables(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-        if path.is_dir() {
-            found.append(&mut tables(&path));
-        } else if path.extension().is_some_and(|extension| extension == "sqlite") {
-            let database = rusqlite::Connection::open(&path).unwrap();
-            let mut statement = database.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
-            found.extend(statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
-        }
+    for path in files(folder, "sqlite") {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let mut statement = database.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
+        found.extend(statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
     }
     found
 }
