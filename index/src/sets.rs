@@ -11,7 +11,7 @@ use roaring::RoaringBitmap;
 
 use crate::config::CollectionConfig;
 use crate::error::Result;
-use crate::filter::{Filter, PointView, Schemas};
+use crate::filter::{Condition, Filter, PointView, Schemas};
 use crate::id::PointId;
 use crate::passing::{PassingSet, Recent};
 use crate::payload::{FieldIndex, KeyPath, PayloadIndexes, PayloadSchema, Points, Resolved, SchemaKind, Tokenizer};
@@ -88,13 +88,41 @@ impl Sets {
         if let Some(passing) = recent().get(filter) {
             return Some(passing);
         }
-        let resolved = self.indexes.resolve(filter, &Known { sets: self, truth: None });
-        if !resolved.exact {
-            return None;
-        }
-        let passing = Arc::new(PassingSet::new(resolved.candidates.unwrap_or_else(|| self.all.clone())));
+        let numbers = match self.in_all_of(filter) {
+            Some(numbers) => numbers,
+            None => {
+                let resolved = self.indexes.resolve(filter, &Known { sets: self, truth: None });
+                if !resolved.exact {
+                    return None;
+                }
+                resolved.candidates.unwrap_or_else(|| self.all.clone())
+            }
+        };
+        let passing = Arc::new(PassingSet::new(numbers));
         recent().put(filter.clone(), Arc::clone(&passing));
         Some(passing)
+    }
+
+    /// The points that pass several conditions, found range by range: what lies in a range is put together value by value, which costs
+    /// more than all else, and one range of several is often asked for again with others. `None`: it is another kind of filter, or the
+    /// sets alone cannot tell.
+    fn in_all_of(&self, filter: &Filter) -> Option<RoaringBitmap> {
+        let (ranges, others): (Vec<_>, Vec<_>) = filter.must.iter().cloned().partition(Condition::is_range);
+        let rest = Filter { must: others, ..filter.clone() };
+        if ranges.is_empty() || ranges.len() == 1 && rest == Filter::default() {
+            return None;
+        }
+        let mut found: Option<RoaringBitmap> = None;
+        let rest = (rest != Filter::default()).then_some(rest);
+        for part in rest.into_iter().chain(ranges.into_iter().map(|range| Filter::must([range]))) {
+            let part = self.passing(&part)?;
+            let both = found.map_or_else(|| part.numbers().clone(), |found| found & part.numbers());
+            if both.is_empty() {
+                return Some(both);
+            }
+            found = Some(both);
+        }
+        found
     }
 
     /// What is known of the points that pass. Ids are looked up in `truth`.

@@ -8,6 +8,9 @@ use moco_index::{
     OrderBy, Payload, PayloadSchema, PayloadSelect, Point, PointId, Recommend, Record, Scalar, SearchRequest, Selector, Store, Strategy,
     UpsertMode, VectorParams,
 };
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 
 fn id(number: u64) -> PointId {
@@ -231,6 +234,77 @@ fn filters_limit_search_count_and_scroll_with_and_without_an_index() {
     apply(&collection, Operation::DropIndex { key: KeyPath::parse("city").unwrap() }).unwrap();
     assert!(matches!(collection.facet(&KeyPath::parse("city").unwrap(), None, 9), Err(Error::PayloadIndex { .. })));
     assert_eq!(collection.count_passing(&in_berlin()).unwrap(), 2);
+}
+
+/// Ranges are kept one by one as well as the filters they are part of; a collection without indexes reads every payload.
+#[test]
+fn filters_of_several_ranges_pass_the_same_points_with_and_without_indexes() {
+    let mut random = ChaCha8Rng::seed_from_u64(21);
+    let (_folder, _store, plain) = filled();
+    let (_other_folder, _other_store, indexed) = filled();
+    for (key, kind) in [("n", "integer"), ("weight", "float"), ("city", "keyword"), ("day", "datetime")] {
+        let schema = PayloadSchema::parse(&json!(kind)).unwrap();
+        apply(&indexed, Operation::CreateIndex { key: KeyPath::parse(key).unwrap(), schema }).unwrap();
+    }
+    let cities = ["Berlin", "Paris", "Rome"];
+    let write = |numbers: std::ops::Range<u64>, random: &mut ChaCha8Rng| {
+        let points: Vec<Point> = numbers
+            .map(|number| {
+                let mut n = || random.random_range(0..20);
+                let several = json!([n(), n()]);
+                let payload = match random.random_range(0..5) {
+                    0 => json!({}),
+                    1 => json!({"n": several, "city": cities[random.random_range(0..3)]}),
+                    2 => json!({"n": "seven", "weight": random.random_range(0.0..1.0)}),
+                    _ => json!({
+                        "n": random.random_range(0..20),
+                        "weight": random.random_range(0.0..1.0),
+                        "city": cities[random.random_range(0..3)],
+                        "day": format!("2026-0{}-01", random.random_range(1..10)),
+                    }),
+                };
+                point(number, [1.0, 1.0], payload)
+            })
+            .collect();
+        plain.upsert(points.clone()).unwrap();
+        indexed.upsert(points).unwrap();
+    };
+    write(0..300, &mut random);
+    let mut compared = 0;
+    for round in 0..200u64 {
+        if round % 20 == 19 {
+            write(round..round + 3, &mut random);
+        }
+        let mut range = || match random.random_range(0..3) {
+            0 => {
+                let from = random.random_range(0..20);
+                json!({"key": "n", "range": {"gte": from, "lt": from + random.random_range(0..12)}})
+            }
+            1 => json!({"key": "weight", "range": {"lt": f64::from(random.random_range(0..5)) / 4.0}}),
+            _ => json!({"key": "day", "range": {"gt": format!("2026-0{}-01T00:00:00Z", random.random_range(1..10))}}),
+        };
+        let mut filter = json!({"must": [range(), range()]});
+        if round % 2 == 0 {
+            filter["must"].as_array_mut().unwrap().push(json!({"key": "city", "match": {"value": "Paris"}}));
+        }
+        if round % 3 == 0 {
+            filter["must_not"] = json!([range()]);
+        }
+        if round % 5 == 0 {
+            filter["should"] = json!([range(), {"is_empty": {"key": "city"}}]);
+        }
+        if round % 7 == 0 {
+            filter["must"].as_array_mut().unwrap().push(json!({"has_id": [3, 7, 11, 90, 150, 299]}));
+        }
+        let request = SearchRequest { filter: Some(Filter::parse(&filter).unwrap()), ..image(1000) };
+        let expected = numbers(&plain.search(&request).unwrap());
+        // As it is found, and as it was kept.
+        for _ in 0..2 {
+            assert_eq!(numbers(&indexed.search(&request).unwrap()), expected, "{filter}");
+        }
+        compared += expected.len();
+    }
+    assert!(compared > 2000, "{compared}");
 }
 
 #[test]

@@ -242,6 +242,11 @@ impl Condition {
         FieldBuilder { key }
     }
 
+    /// Does it ask for values between two?
+    pub(crate) fn is_range(&self) -> bool {
+        matches!(self, Self::Field(FieldCondition { predicate: Predicate::Range(_) | Predicate::DatetimeRange(_), .. }))
+    }
+
     /// # Panics
     /// When `key` is no path, as [`Condition::field`].
     pub fn is_empty(key: &str) -> Self {
