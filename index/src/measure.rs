@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::PointId;
 use crate::kernel::Kernel;
 use crate::large_pages::LargePages;
-use crate::segment::{self, Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentStats, Stamp, Verify};
+use crate::segment::{self, AcceptedRows, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentStats, Stamp, Verify};
 
 /// The kernel that compares: `avx512`, `avx2`, `neon` or `portable`.
 #[must_use]
@@ -62,7 +62,7 @@ pub struct Written(Stamp);
 
 /// Rows that may be answered.
 #[derive(Debug)]
-pub struct Accepted(Bits);
+pub struct Accepted(AcceptedRows);
 
 impl FromIterator<u32> for Accepted {
     fn from_iter<T: IntoIterator<Item = u32>>(rows: T) -> Self {

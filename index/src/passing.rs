@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 
 use crate::filter::Filter;
 use crate::plain_bits::plain_bits;
-use crate::segment::{Bits, Segment};
+use crate::segment::{AcceptedRows, Bits, Segment};
 use crate::truth::PointNumber;
 
 /// Numbers of points.
@@ -25,12 +25,12 @@ pub(crate) struct PassingSet {
 /// The rows of a segment that pass and live.
 struct Rows {
     segment: Weak<Segment>,
-    live: Option<Weak<Bits>>,
-    accepted: Arc<Bits>,
+    live: Option<Weak<AcceptedRows>>,
+    accepted: Arc<AcceptedRows>,
 }
 
 impl Rows {
-    fn are_of(&self, segment: &Arc<Segment>, live: Option<&Arc<Bits>>) -> bool {
+    fn are_of(&self, segment: &Arc<Segment>, live: Option<&Arc<AcceptedRows>>) -> bool {
         // An address counts only as long as what was there is alive: a weak reference keeps it from being given away.
         let same_live = match (&self.live, live) {
             (None, None) => true,
@@ -63,14 +63,14 @@ impl PassingSet {
     }
 
     /// The rows of a segment that are in the set and, where `live` is given, in that one.
-    pub(crate) fn rows_of(&self, segment: &Arc<Segment>, live: Option<&Arc<Bits>>) -> Arc<Bits> {
+    pub(crate) fn rows_of(&self, segment: &Arc<Segment>, live: Option<&Arc<AcceptedRows>>) -> Arc<AcceptedRows> {
         let mut kept = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rows) = kept.iter().find(|rows| rows.are_of(segment, live)) {
             return Arc::clone(&rows.accepted);
         }
         // Two threads that find the same at the same time do no harm; one that waits for the other would.
         drop(kept);
-        let accepted = Arc::new(self.find_rows(segment, live.map(|live| &**live)));
+        let accepted = Arc::new(AcceptedRows::from(self.find_rows(segment, live.map(|live| &***live))));
         kept = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of a segment that was replaced, or of rows that lived before, are of no use any more.
         kept.retain(|rows| rows.segment.strong_count() > 0 && !std::ptr::eq(rows.segment.as_ptr(), Arc::as_ptr(segment)));

@@ -16,7 +16,7 @@ use crate::id::PointId;
 use crate::kernel::{Isa, Kernel, Work};
 use crate::passing::PassingSet;
 use crate::payload::PayloadSelect;
-use crate::segment::{Bits, Scored, Segment, more_candidates, nearness};
+use crate::segment::{AcceptedRows, Bits, Scored, Segment, more_candidates, nearness};
 use crate::state::{Body, Part, Space};
 use crate::tail::{Owner, Tail};
 use crate::vector_index::{Flat, Frozen, VectorIndex};
@@ -163,7 +163,7 @@ pub(crate) fn score_all(
     for part in space.segments.iter() {
         match &part.body {
             Body::Frozen(segment, live) => {
-                let rows = accepted(segment, live.as_ref(), passing).unwrap_or_else(|| Arc::new(Bits::all(segment.rows())));
+                let rows = accepted(segment, live.as_ref(), passing).unwrap_or_else(|| Arc::new(Bits::all(segment.rows()).into()));
                 rows.iter().for_each(|row| nearest.offer(score(segment.vector(row)), segment.owner(row)));
             }
             Body::Lost(_) => {
@@ -179,7 +179,7 @@ pub(crate) fn score_all(
 }
 
 /// The rows of a segment that may be returned; `None`: all.
-fn accepted(segment: &Arc<Segment>, live: Option<&Arc<Bits>>, passing: Option<&PassingSet>) -> Option<Arc<Bits>> {
+fn accepted(segment: &Arc<Segment>, live: Option<&Arc<AcceptedRows>>, passing: Option<&PassingSet>) -> Option<Arc<AcceptedRows>> {
     match passing {
         Some(passing) => Some(passing.rows_of(segment, live)),
         None => live.cloned(),
@@ -194,8 +194,14 @@ fn ef_of_part(ef: usize, live: usize, of: usize, wanted: usize) -> usize {
 
 /// The `wanted` nearest rows of a segment among those in `accept`; `ef`: by whichever way is estimated to cost least, or, if
 /// `None`, exactly.
-pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query: &[f32], wanted: usize, ef: Option<usize>) -> Vec<Scored> {
-    let accepted = accept.map_or(segment.rows(), Bits::count);
+pub(crate) fn nearest_of_segment(
+    segment: &Segment,
+    accept: Option<&AcceptedRows>,
+    query: &[f32],
+    wanted: usize,
+    ef: Option<usize>,
+) -> Vec<Scored> {
+    let accepted = accept.map_or(segment.rows(), |accept| accept.count());
     let enough = wanted.min(accepted);
     if let Some(ef) = ef.filter(|_| segment.has_graph()) {
         let ef = ef.max(wanted);
@@ -223,7 +229,7 @@ pub(crate) fn nearest_of_segment(segment: &Segment, accept: Option<&Bits>, query
             return found;
         }
     }
-    segment.scan(query, wanted, accept)
+    segment.scan(query, wanted, accept.map(|accept| &**accept))
 }
 
 // What things cost, in codes compared one here, one there. Fitted on 59,000 × 512 features, on a machine under load, by the

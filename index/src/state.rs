@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{CollectionConfig, VectorParams};
-use crate::segment::{Bits, Segment};
+use crate::segment::{AcceptedRows, Bits, Segment};
 use crate::tail::{Owner, Tail};
 use crate::truth::{SegmentRow, Slot};
 
@@ -35,7 +35,7 @@ pub(crate) struct Part {
 #[derive(Clone)]
 pub(crate) enum Body {
     /// The segment, and which of its rows live; `None`: all.
-    Frozen(Arc<Segment>, Option<Arc<Bits>>),
+    Frozen(Arc<Segment>, Option<Arc<AcceptedRows>>),
     /// Its file was found damaged: searches read the range from the truth until it is rebuilt.
     Lost(String),
 }
@@ -116,8 +116,8 @@ impl Part {
     pub(crate) fn kill(&mut self, slot: Slot) {
         let died = match &mut self.body {
             Body::Frozen(segment, live) => segment.row_of(slot).is_some_and(|row| {
-                let bits = live.get_or_insert_with(|| Arc::new(Bits::all(segment.rows())));
-                Arc::make_mut(bits).remove(row)
+                let rows = live.get_or_insert_with(|| Arc::new(Bits::all(segment.rows()).into()));
+                Arc::make_mut(rows).remove(row)
             }),
             Body::Lost(_) => self.died.insert(slot),
         };

@@ -3,20 +3,20 @@
 //! Both keep one contract, which `tests.rs` runs over them and over whole searches (tails, several segments, dead rows).
 
 use crate::search::nearest_of_segment;
-use crate::segment::{Bits, Scored, Segment};
+use crate::segment::{AcceptedRows, Scored, Segment};
 
 /// Rows that can be asked which of them are nearest.
 pub(crate) trait VectorIndex {
     /// The `wanted` nearest rows among those in `accept` (all, if `None`), with their nearness: larger is nearer, bit for bit
     /// that of the full rows. The nearest first, ties by id, never fewer than there are.
-    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&Bits>) -> Vec<Scored>;
+    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<Scored>;
 }
 
 /// Compares with every accepted row: exact.
 pub(crate) struct Flat<'a>(pub(crate) &'a Segment);
 
 impl VectorIndex for Flat<'_> {
-    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&Bits>) -> Vec<Scored> {
+    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<Scored> {
         nearest_of_segment(self.0, accept, query, wanted, None)
     }
 }
@@ -28,7 +28,7 @@ pub(crate) struct Frozen<'a> {
 }
 
 impl VectorIndex for Frozen<'_> {
-    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&Bits>) -> Vec<Scored> {
+    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<Scored> {
         nearest_of_segment(self.segment, accept, query, wanted, Some(self.ef))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`write`] makes one, [`Segment::open`] maps it. What was written is then only read: [`Segment::walk`] goes through its
 //! graph by codes and compares the best again by their full rows, [`Segment::scan`] compares all. A row that dies or does
-//! not pass a filter is not in the [`Bits`] a search brings along; nothing in the file says so.
+//! not pass a filter is not in the [`AcceptedRows`] a search brings along; nothing in the file says so.
 //!
 //! **What is checked when.** Opening checks the file's length and its header's hash against what the catalogue says, and
 //! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). Beside that it checks
@@ -13,6 +13,7 @@
 //! A mapped file must not be changed by others, and must not shrink: then the system ends the process (SIGBUS). The lock on
 //! the data folder is what keeps others out.
 
+mod accepted;
 mod bits;
 mod compare;
 mod format;
@@ -33,6 +34,7 @@ use std::sync::OnceLock;
 use memmap2::Mmap;
 use uuid::Uuid;
 
+pub(crate) use accepted::AcceptedRows;
 pub(crate) use bits::Bits;
 pub use format::FORMAT;
 pub(crate) use input::{RowVectors, SegmentInput};

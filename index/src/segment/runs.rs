@@ -5,9 +5,10 @@
 //! clusters can hold one of the nearest is told by their middles and by how far their rows are spread.
 
 use super::Segment;
+use super::accepted::Accepted;
 use super::compare::Compare;
 use super::format::Kind;
-use super::walk::{Accepted, Compared, Effort, Exhausted, Scratch, Steps, Way, bar_of, keep, key};
+use super::walk::{Compared, Effort, Exhausted, Scratch, Steps, Way, bar_of, keep, key};
 use crate::build::Node;
 use crate::kernel::Isa;
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::format::Kind;
 use super::walk::ByGraph;
-use super::{Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
+use super::{AcceptedRows, Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, SegmentSummary, Stamp, Verify, write};
 use crate::build::Builder;
 use crate::build::tests::clustered;
 use crate::codes::Codes;
@@ -31,7 +31,7 @@ fn normalised(mut vector: Vec<f32>) -> Vec<f32> {
 }
 
 /// Slots are even numbers, points count down, every third id is a UUID.
-fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
+pub(super) fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
     let vectors: Vec<Vec<f32>> = match distance {
         Distance::Cosine => vectors
             .iter()
@@ -52,20 +52,21 @@ fn input(distance: Distance, vectors: &[Vec<f32>]) -> SegmentInput {
     }
 }
 
-const PARAMS: SegmentParams = SegmentParams { m: 8, ef_construction: 80, codes: Codes::Int8, builder: Builder::Own, threads: 2, seed: 1 };
+pub(super) const PARAMS: SegmentParams =
+    SegmentParams { m: 8, ef_construction: 80, codes: Codes::Int8, builder: Builder::Own, threads: 2, seed: 1 };
 
 fn never() -> AtomicBool {
     AtomicBool::new(false)
 }
 
-fn write_and_open(folder: &Path, input: &SegmentInput, params: &SegmentParams) -> Segment {
+pub(super) fn write_and_open(folder: &Path, input: &SegmentInput, params: &SegmentParams) -> Segment {
     let path = folder.join("segment");
     let summary = write(&path, input, params, &never()).unwrap().unwrap();
     Segment::open(&path, &summary.stamp, Verify::Eager).unwrap()
 }
 
 /// The plain answer.
-fn exact(input: &SegmentInput, query: &[f32], want: usize, accept: Option<&Bits>) -> Vec<Scored> {
+fn exact(input: &SegmentInput, query: &[f32], want: usize, accept: Option<&AcceptedRows>) -> Vec<Scored> {
     let rows = (0..input.slots.len() as Row).filter(|row| accept.is_none_or(|accept| accept.contains(*row)));
     let mut all: Vec<Scored> = rows.map(|row| Scored { nearness: input.distance.nearness(query, input.vector(row)), row }).collect();
     all.sort_by(|a, b| b.nearness.total_cmp(&a.nearness).then(input.ids[a.row as usize].cmp(&input.ids[b.row as usize])));
@@ -74,13 +75,13 @@ fn exact(input: &SegmentInput, query: &[f32], want: usize, accept: Option<&Bits>
 }
 
 /// Of a search, and of one through the graph also where the search compares clusters whole: the lower one.
-fn recall(segment: &Segment, input: &SegmentInput, queries: &[Vec<f32>], ef: usize, accept: Option<&Bits>) -> f64 {
+fn recall(segment: &Segment, input: &SegmentInput, queries: &[Vec<f32>], ef: usize, accept: Option<&AcceptedRows>) -> f64 {
     let through_graph = |query: &[f32]| segment.find(ByGraph { budget: usize::MAX }, query, ef, 10, accept).unwrap();
     let lower = recall_of(through_graph, input, queries, accept);
     lower.min(recall_of(|query| segment.walk(query, ef, 10, accept, usize::MAX).unwrap(), input, queries, accept))
 }
 
-fn recall_of(search: impl Fn(&[f32]) -> Vec<Scored>, input: &SegmentInput, queries: &[Vec<f32>], accept: Option<&Bits>) -> f64 {
+fn recall_of(search: impl Fn(&[f32]) -> Vec<Scored>, input: &SegmentInput, queries: &[Vec<f32>], accept: Option<&AcceptedRows>) -> f64 {
     let (mut found, mut wanted) = (0, 0);
     for query in queries {
         let expected = exact(input, query, 10, accept);
@@ -150,7 +151,7 @@ fn clusters_that_hold_their_own_neighbours_are_compared_whole() {
             }
             // 4-bit codes are coarse: with more candidates more of them are compared again.
             let (ef, enough) = if codes == Codes::Int4 { (256, 0.98) } else { (16, 0.985) };
-            let by_runs = |accept: Option<Bits>| {
+            let by_runs = |accept: Option<AcceptedRows>| {
                 let search = |query: &[f32]| segment.walk(query, ef, 10, accept.as_ref(), usize::MAX).unwrap();
                 recall_of(search, &input, &queries, accept.as_ref())
             };
@@ -161,7 +162,7 @@ fn clusters_that_hold_their_own_neighbours_are_compared_whole() {
                 for row in (0..segment.rows() as Row).filter(|row| row * 31 % share == 0) {
                     accept.insert(row);
                 }
-                let found = by_runs(Some(accept));
+                let found = by_runs(Some(accept.into()));
                 assert!(found >= enough, "{distance:?} {codes:?}: recall@10 {found} of one in {share}");
             }
             assert_eq!(segment.walk(&queries[0], 16, 10, None, runs), None, "no cluster is within such a budget");
@@ -239,7 +240,7 @@ fn codes_in_halves_find_what_whole_codes_find() {
             let folder = tempfile::tempdir().unwrap();
             let segment = write_and_open(folder.path(), &input, &PARAMS);
             assert_eq!(segment.header.halves, halved, "{distance:?}");
-            for accept in [None, Some((0..3000).filter(|row| row % 3 != 0).collect::<Bits>())] {
+            for accept in [None, Some((0..3000).filter(|row| row % 3 != 0).collect::<AcceptedRows>())] {
                 let recall = recall(&segment, &input, &queries, 80, accept.as_ref());
                 assert!(recall >= 0.97, "{distance:?}, halves {halved}: recall@10 {recall}");
                 // A graph that lost many says that codes are not to be relied on.
@@ -353,7 +354,7 @@ fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
         let folder = tempfile::tempdir().unwrap();
         let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
         for pass in [0.9, 0.5, 0.2, 0.1] {
-            let accept: Bits = (0..4000).filter(|_| random.random_bool(pass)).collect();
+            let accept: AcceptedRows = (0..4000).filter(|_| random.random_bool(pass)).collect();
             let recall = recall(&segment, &input, &queries, 80, Some(&accept));
             assert!(recall >= 0.97, "{codes:?}, {pass} pass: recall@10 {recall}");
         }
@@ -361,14 +362,14 @@ fn a_filtered_walk_answers_only_what_passes_and_finds_it() {
         for pass in [0.5, 0.2, 0.1] {
             let mut along: Vec<Row> = (0..4000).collect();
             along.sort_by(|a, b| input.vector(*a)[0].total_cmp(&input.vector(*b)[0]));
-            let accept: Bits = along[..(4000.0 * pass) as usize].iter().copied().collect();
+            let accept: AcceptedRows = along[..(4000.0 * pass) as usize].iter().copied().collect();
             let recall = recall(&segment, &input, &queries, 80, Some(&accept));
             // A tenth of so few is not walked for, but compared.
             let least = if pass < 0.2 { 0.88 } else { 0.95 };
             assert!(recall >= least, "{codes:?}, {pass} pass on one side: recall@10 {recall}");
         }
-        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000)), usize::MAX), Some(vec![]));
-        let half: Bits = (0..4000).filter(|row| row % 2 == 0).collect();
+        assert_eq!(segment.walk(&queries[0], 50, 10, Some(&Bits::none(4000).into()), usize::MAX), Some(vec![]));
+        let half: AcceptedRows = (0..4000).filter(|row| row % 2 == 0).collect();
         assert_eq!(segment.walk(&queries[0], 50, 10, Some(&half), 60), None, "it gives up past its budget");
         assert_eq!(segment.walk(&queries[0], 50, 10, None, 20), None);
     }
@@ -381,7 +382,7 @@ fn a_walk_that_others_cut_off_from_what_passes_says_so() {
     let input = input(Distance::Euclid, &vectors);
     let folder = tempfile::tempdir().unwrap();
     let segment = write_and_open(folder.path(), &input, &PARAMS);
-    let accept: Bits = (0..4000).filter(|row| row % 97 == 5).collect();
+    let accept: AcceptedRows = (0..4000).filter(|row| row % 97 == 5).collect();
     for query in &vectors[..20] {
         let found = segment.walk(query, 40, 5, Some(&accept), usize::MAX);
         let enough = found.is_none_or(|found| found.len() == 5);
@@ -400,7 +401,7 @@ fn a_scan_by_codes_finds_nearly_what_an_exact_one_finds() {
         for codes in ALL_CODES {
             let folder = tempfile::tempdir().unwrap();
             let segment = write_and_open(folder.path(), &input, &SegmentParams { codes, ..PARAMS });
-            for accept in [None, Some((0..3050).filter(|row| row % 3 != 0).collect::<Bits>()), Some((0..40).collect())] {
+            for accept in [None, Some((0..3050).filter(|row| row % 3 != 0).collect::<AcceptedRows>()), Some((0..40).collect())] {
                 let (mut found, mut wanted) = (0, 0);
                 for query in &queries {
                     let Some(answer) = segment.scan_codes(query, 10, accept.as_ref()) else {
@@ -422,7 +423,7 @@ fn a_scan_by_codes_finds_nearly_what_an_exact_one_finds() {
         }
         let folder = tempfile::tempdir().unwrap();
         let segment = write_and_open(folder.path(), &input, &PARAMS);
-        assert_eq!(segment.scan_codes(&queries[0], 10, Some(&Bits::none(3050))), Some(vec![]));
+        assert_eq!(segment.scan_codes(&queries[0], 10, Some(&Bits::none(3050).into())), Some(vec![]));
     }
 }
 
@@ -451,7 +452,7 @@ fn a_scan_answers_exactly_with_ties_by_id() {
         let input = input(distance, &vectors);
         let folder = tempfile::tempdir().unwrap();
         let segment = write_and_open(folder.path(), &input, &PARAMS);
-        let accept: Bits = (0..1000).filter(|_| random.random_bool(0.3)).collect();
+        let accept: AcceptedRows = (0..1000).filter(|_| random.random_bool(0.3)).collect();
         for query in &queries {
             for want in [0, 1, 3, 10, 200, 2000] {
                 assert_eq!(segment.scan(query, want, None), exact(&input, query, want, None));
@@ -479,7 +480,7 @@ fn identical_vectors_share_a_node_and_hide_no_other() {
         assert_eq!(answer, exact(&input, vector, want, None), "row {row}");
     }
     // A node lives as long as one of its rows.
-    let last: Bits = [2499].into_iter().collect();
+    let last: AcceptedRows = [2499].into_iter().collect();
     assert_eq!(segment.walk(&vectors[400], 40, 5, Some(&last), usize::MAX).unwrap(), exact(&input, &vectors[400], 5, Some(&last)));
 }
 
@@ -540,7 +541,7 @@ fn the_rows_of_a_point_are_found_in_whatever_order_points_lie() {
         let segment = Arc::new(segment);
         for every in [1, 3, 250] {
             let passing = PassingSet::new((0..700).filter(|point| point % every == 0).collect());
-            let mut live = Arc::new(Bits::all(300));
+            let mut live: Arc<AcceptedRows> = Arc::new(Bits::all(300).into());
             for step in 0..3 {
                 for live in [None, Some(&live), Some(&live), None] {
                     let is_wanted = |row: &Row| number(*row).is_multiple_of(every) && live.is_none_or(|live| live.contains(*row));
@@ -779,7 +780,7 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
             opened += 1;
             let query = vec![0.1; segment.size()];
             segment.walk(&query, 20, 10, None, usize::MAX).unwrap();
-            segment.walk(&query, 20, 10, Some(&Bits::all(segment.rows())), usize::MAX).unwrap();
+            segment.walk(&query, 20, 10, Some(&Bits::all(segment.rows()).into()), usize::MAX).unwrap();
             segment.scan(&query, 10, None);
             segment.scan_codes(&query, 10, None);
             assert!(

@@ -9,13 +9,14 @@
 
 use std::cell::RefCell;
 
+use super::accepted::{Accepted, AcceptedRows};
 use super::compare::{ByF16, ByF32, ByInt4, ByInt8, Coded, Compare};
 use super::format::Kind;
 use super::links::Links;
 use super::refine::{halves, refine};
 use super::rescore::{Pool, rescored};
 use super::runs::{ByRuns, ClusterScratch, Runs};
-use super::{Bits, FURTHER, Scored, Segment};
+use super::{FURTHER, Scored, Segment};
 use crate::build::{MOST_LINKS, Node};
 use crate::codes::{Codes, Query};
 use crate::kernel::{Isa, Kernel, Work};
@@ -78,7 +79,7 @@ impl Segment {
     /// ties by id, at most `want`. `ef` is how many candidates the walk keeps, more with a filter where it goes through the graph (`effort_among`). `None`: more than
     /// `budget` nodes were compared, or the walk came to an end though there must be more, or there is no graph (Manhattan); then
     /// a scan is to be preferred.
-    pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>, budget: usize) -> Option<Vec<Scored>> {
+    pub(crate) fn walk(&self, query: &[f32], ef: usize, want: usize, accept: Option<&AcceptedRows>, budget: usize) -> Option<Vec<Scored>> {
         if !self.has_graph() {
             return None;
         }
@@ -88,7 +89,7 @@ impl Segment {
         }
     }
 
-    pub(super) fn find(&self, way: impl Way, query: &[f32], ef: usize, want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
+    pub(super) fn find(&self, way: impl Way, query: &[f32], ef: usize, want: usize, accept: Option<&AcceptedRows>) -> Option<Vec<Scored>> {
         assert_eq!(query.len(), self.header.size, "dimensions are checked before a search");
         // The upper halves of codes do not tell the last of them from the next.
         let least = if self.header.halves { want + want / 2 + 4 } else { want };
@@ -99,7 +100,7 @@ impl Segment {
     /// As [`Self::walk`], without its graph: the codes of all nodes that stand for a row in `accept` are compared, and the best
     /// compared again. Where there are few it takes less time than a walk, and it misses less. `None`: there are no codes, or none
     /// to rely on.
-    pub(crate) fn scan_codes(&self, query: &[f32], want: usize, accept: Option<&Bits>) -> Option<Vec<Scored>> {
+    pub(crate) fn scan_codes(&self, query: &[f32], want: usize, accept: Option<&AcceptedRows>) -> Option<Vec<Scored>> {
         if !self.relies_on_codes() {
             return None;
         }
@@ -186,36 +187,12 @@ impl Way for All {
     }
 }
 
-/// Which nodes stand for a row that may be answered.
-#[derive(Clone, Copy)]
-pub(super) struct Accepted<'a> {
-    segment: &'a Segment,
-    node_rows: &'a [u32],
-    rows: &'a Bits,
-}
-
-impl Accepted<'_> {
-    #[inline(always)]
-    pub(super) fn has(&self, node: Node) -> bool {
-        debug_assert!((node as usize) < self.node_rows.len());
-        // SAFETY: opening checked that every link and every node of a run is below the number of nodes, for each of which there is a row.
-        let row = unsafe { *self.node_rows.get_unchecked(node as usize) };
-        let first = self.rows.contains(row & !FURTHER);
-        if row & FURTHER == 0 { first } else { first || self.further(node) }
-    }
-
-    #[cold]
-    fn further(&self, node: Node) -> bool {
-        self.segment.further_rows(node).iter().any(|[_, row]| self.rows.contains(*row))
-    }
-}
-
 struct Walk<'a, W> {
     segment: &'a Segment,
     query: &'a [f32],
     ef: usize,
     want: usize,
-    accept: Option<&'a Bits>,
+    accept: Option<&'a AcceptedRows>,
     way: W,
     scratch: &'a mut Scratch,
 }
@@ -270,7 +247,13 @@ impl<W: Way> Work for Walk<'_, W> {
         }
         let found = scratch.pool.len();
         let again = if W::ALL_AGAIN && !header.halves { found } else { rescored(header.codes, want, found).min(found) };
-        Some(segment.rescore(isa, query, Pool { keys: &scratch.pool[..again], unit: scratch.query.unit }, want, accept))
+        Some(segment.rescore(
+            isa,
+            query,
+            Pool { keys: &scratch.pool[..again], unit: scratch.query.unit },
+            want,
+            accept.map(|accept| &**accept),
+        ))
     }
 }
 
@@ -294,7 +277,7 @@ pub(super) struct Steps<'a, I> {
     pub(super) effort: Effort,
     /// Nodes that are compared again in the end, at least.
     best: usize,
-    accept: Option<&'a Bits>,
+    accept: Option<&'a AcceptedRows>,
 }
 
 impl<I: Isa> Steps<'_, I> {
@@ -316,14 +299,11 @@ impl<I: Isa> Steps<'_, I> {
     fn all<C: Compare>(&self, compare: C, scratch: &mut Scratch) {
         self.forget(scratch);
         let Scratch { pool, fresh, stamps, stamp, .. } = scratch;
-        let ef = self.effort.ef;
-        let mut keep = |key| {
-            keep(pool, ef, key);
-        };
+        let mut best = Best { pool, ef: self.effort.ef, bar: u64::MAX };
         let Some(accept) = self.accept else {
             // In the order in which they lie, so that the processor reads ahead by itself.
-            (0..self.segment.header.nodes() as Node).for_each(|node| keep(key(compare.nearness(self.isa, node), node)));
-            return;
+            (0..self.segment.header.nodes() as Node).for_each(|node| best.see(key(compare.nearness(self.isa, node), node)));
+            return best.sort();
         };
         let row_nodes = self.segment.row_nodes();
         let mut rows = accept.iter().take_while(|row| (*row as usize) < row_nodes.len());
@@ -338,9 +318,9 @@ impl<I: Isa> Steps<'_, I> {
                     greet(node, stamps, *stamp, fresh);
                 }
             }
-            self.compare_all(compare, fresh, &mut keep);
+            self.compare_all(compare, fresh, |key| best.see(key));
             if looked_at < TOGETHER {
-                return;
+                return best.sort();
             }
         }
     }
@@ -380,7 +360,7 @@ impl<I: Isa> Steps<'_, I> {
     }
 
     pub(super) fn accepted(&self) -> Option<Accepted<'_>> {
-        self.accept.map(|rows| Accepted { segment: self.segment, node_rows: self.segment.section(Kind::NodeRows), rows })
+        self.accept.map(|rows| rows.on(self.segment))
     }
 
     /// How long a walk among those that pass goes on, by how many of those around its beginning do.
@@ -407,8 +387,10 @@ impl<I: Isa> Steps<'_, I> {
         if 2.0 * around >= of_all {
             return Effort { ef: more, ..self.effort };
         }
-        // The query lies where few pass.
-        Effort { ef: (more as f64 * MORE_WHERE_APART) as usize, patience: PATIENCE_WHERE_APART * ef, most: MOST_WHERE_APART * ef }
+        // The query lies where few pass: the fewer, the more.
+        let apart = 1.0 - 2.0 * around / of_all;
+        let more = more as f64 * (1.0 + (MORE_WHERE_APART - 1.0) * apart.sqrt());
+        Effort { ef: more as usize, patience: (PATIENCE_WHERE_APART * ef as f64) as usize, most: MOST_WHERE_APART * ef }
     }
 
     /// Through the upper layers: to the nearest neighbour until none is nearer.
@@ -674,6 +656,39 @@ pub(super) fn keep(pool: &mut Vec<u64>, ef: usize, key: u64) -> Option<usize> {
     Some(place)
 }
 
+/// The `ef` nearest of what is only seen: nobody asks for their order meanwhile, and to keep it would take longer than to compare.
+struct Best<'a> {
+    pool: &'a mut Vec<u64>,
+    ef: usize,
+    /// What is not below it is too far.
+    bar: u64,
+}
+
+impl Best<'_> {
+    #[inline(always)]
+    fn see(&mut self, key: u64) {
+        if key < self.bar {
+            self.pool.push(key);
+            if self.pool.len() >= 2 * self.ef {
+                self.cut();
+            }
+        }
+    }
+
+    #[cold]
+    fn cut(&mut self) {
+        if self.pool.len() >= self.ef {
+            self.bar = *self.pool.select_nth_unstable(self.ef - 1).1;
+            self.pool.truncate(self.ef);
+        }
+    }
+
+    fn sort(mut self) {
+        self.cut();
+        self.pool.sort_unstable();
+    }
+}
+
 /// What is less near than that is too far for a pool of the `ef` nearest.
 #[inline(always)]
 pub(super) fn bar_of(pool: &[u64], ef: usize) -> f32 {
@@ -686,12 +701,14 @@ const MORE_CANDIDATES: f64 = 0.8;
 const AROUND: usize = 9;
 /// Where the nearest that pass are far from the query, many are about as far, and more of them have to be kept to hold the right
 /// ones: on 59,000 × 512 features at ef 160, recall@10 of the half that is far from the query was .984 with as many, and is .990
-/// with twice as many and the ends below.
+/// with up to twice as many and the ends below. Where none pass around the query it is twice as many, and the more pass, up to half as
+/// many as everywhere, the fewer more: with twice as many for all of them the slowest hundredth took 1.04 times what it may where
+/// half passes near the query, and takes .86 times (`benches/peers/filters.py`).
 const MORE_WHERE_APART: f64 = 2.0;
 /// Nodes followed in vain there, and nodes compared, for each candidate asked for. Most of these walks have found what they will
-/// find long before they come to their end, and a few would go on for long: where half passes near the query, the slowest
-/// hundredth took 1.1 times what it may without these ends (`benches/peers/filters.py`), and takes 0.93 times.
-const PATIENCE_WHERE_APART: usize = 2;
+/// find long before they come to their end, and a few would go on for long. To follow 2 for each in vain took a fifth more time and
+/// found as much (.9910, .9909).
+const PATIENCE_WHERE_APART: f64 = 1.2;
 const MOST_WHERE_APART: usize = 45;
 /// Rows of a scan whose nodes are looked up at a time.
 const TOGETHER: usize = 256;

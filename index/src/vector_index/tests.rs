@@ -19,7 +19,7 @@ use crate::id::PointId;
 use crate::large_pages::LargePages;
 use crate::passing::PassingSet;
 use crate::search::{self, SearchRequest};
-use crate::segment::{Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
+use crate::segment::{AcceptedRows, Bits, Row, RowVectors, Scored, Segment, SegmentInput, SegmentParams, Verify, write};
 use crate::state::{Part, Space};
 use crate::tail::Owner;
 use crate::truth::SegmentRow;
@@ -78,7 +78,7 @@ impl Rows {
     }
 
     /// The plain answer.
-    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&Bits>) -> Vec<(f32, Row)> {
+    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<(f32, Row)> {
         let rows = (0..self.vectors.len() as Row).filter(|row| accept.is_none_or(|accept| accept.contains(*row)));
         let mut all: Vec<(f32, Row)> = rows.map(|row| (self.distance.nearness(query, &self.vectors[row as usize]), row)).collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| self.ids[a.1 as usize].cmp(&self.ids[b.1 as usize])));
@@ -86,11 +86,11 @@ impl Rows {
         all
     }
 
-    fn some(&self, share: f64, seed: u64) -> Bits {
+    fn some(&self, share: f64, seed: u64) -> AcceptedRows {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut bits = Bits::none(self.vectors.len());
         (0..self.vectors.len() as Row).filter(|_| random.random_bool(share)).for_each(|row| assert!(bits.insert(row)));
-        bits
+        bits.into()
     }
 }
 
@@ -102,7 +102,7 @@ struct Whole {
 }
 
 impl VectorIndex for Whole {
-    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&Bits>) -> Vec<Scored> {
+    fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<Scored> {
         let hnsw = HnswParams { full_scan_threshold: 0, ef_search: EF, ..HnswParams::default() };
         let request = SearchRequest { exact: self.exact, ..SearchRequest::new(query.to_vec(), wanted) };
         let passing = accept.map(|accept| PassingSet::new(accept.iter().collect()));
@@ -187,7 +187,7 @@ fn pairs(answer: Vec<Scored>) -> Vec<(f32, Row)> {
 
 /// What every answer must be, whatever its recall; returns how many of the expected rows it has, by nearness: of rows as near
 /// as each other any will do.
-fn judge(rows: &Rows, index: &dyn VectorIndex, query: &[f32], wanted: usize, accept: Option<&Bits>, recall: f64) -> (usize, usize) {
+fn judge(rows: &Rows, index: &dyn VectorIndex, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>, recall: f64) -> (usize, usize) {
     let expected = rows.nearest(query, wanted, accept);
     let answer = pairs(index.nearest(query, wanted, accept));
     if recall == 1.0 {
@@ -232,7 +232,7 @@ fn any_number_may_be_wanted(make: Make, recall: f64) {
         let accept = rows.some(0.3, 4);
         make(&rows, Codes::Int8, &mut |index| {
             for wanted in [0, 1, accept.count(), 201, 202, 203, 100_000] {
-                for accept in [None, Some(&accept), Some(&Bits::none(202))] {
+                for accept in [None, Some(&accept), Some(&Bits::none(202).into())] {
                     let _found = judge(&rows, index, &queries[0], wanted, accept, recall);
                 }
             }
