@@ -21,6 +21,7 @@ mod input;
 mod links;
 mod middles;
 mod open;
+mod pool;
 mod refine;
 mod rescore;
 mod runs;

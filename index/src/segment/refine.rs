@@ -4,8 +4,8 @@
 use super::Segment;
 use super::compare::{ByHalves, Coded};
 use super::format::Kind;
+use super::pool::{key, nearness_of, node_of};
 use super::rescore::Errors;
-use super::walk::{key, nearness_of, node_of};
 use crate::codes::Query;
 use crate::kernel::Isa;
 

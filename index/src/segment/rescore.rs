@@ -4,8 +4,8 @@
 //! be off much more than any of these is left alone: a full row is the dearest thing a search reads.
 
 use super::format::Kind;
+use super::pool::{nearness_of, node_of};
 use super::scan::nearness;
-use super::walk::{nearness_of, node_of};
 use super::{Bits, FURTHER, Row, Scored, Segment, rank};
 use crate::codes::Codes;
 use crate::distance::Distance;

@@ -8,7 +8,8 @@ use super::Segment;
 use super::accepted::Accepted;
 use super::compare::Compare;
 use super::format::Kind;
-use super::walk::{Compared, Effort, Exhausted, Scratch, Steps, Way, bar_of, keep, key};
+use super::pool::{Offered, Ordered, Unordered};
+use super::walk::{Compared, Effort, Exhausted, Scratch, Steps, Way};
 use crate::build::Node;
 use crate::kernel::Isa;
 
@@ -96,6 +97,13 @@ impl Way for ByRuns<'_> {
     }
 }
 
+/// Which nodes this search has met, and room for how near those of a cluster are.
+struct Marks<'a> {
+    stamps: &'a mut [u8],
+    stamp: u8,
+    nearness: &'a mut Vec<f32>,
+}
+
 impl<I: Isa> Steps<'_, I> {
     #[inline(always)]
     fn by_runs<C: Compare>(
@@ -120,20 +128,24 @@ impl<I: Isa> Steps<'_, I> {
         entered.clear();
         entered.resize(clusters, false);
         let mut compared = clusters;
+        let Scratch { pool, stamps, stamp, clusters: ClusterScratch { reach, entered, nearness }, .. } = scratch;
+        let mut nearest = Unordered::of(pool, self.effort.ef);
         loop {
             compared += runs.size(next);
             if compared > budget {
                 return Err(Exhausted);
             }
-            self.enter(compare, runs, next, accepted, scratch);
-            let reach = &mut scratch.clusters.reach;
+            entered[next] = true;
+            self.enter(compare, runs, next, accepted, Marks { stamps, stamp: *stamp, nearness }, &mut nearest);
+            nearest.cut();
             reach[next] = f32::NEG_INFINITY;
-            let (nearest, within) = largest(reach);
-            if within == f32::NEG_INFINITY || within < bar_of(&scratch.pool, self.effort.ef) {
+            let (farther, within) = largest(reach);
+            if within == f32::NEG_INFINITY || within < nearest.bar() {
                 break;
             }
-            next = nearest;
+            next = farther;
         }
+        nearest.sort();
         // Who keeps many wants more recall than that can give.
         let followed = self.effort.ef / FOLLOWED;
         if followed == 0 {
@@ -142,10 +154,13 @@ impl<I: Isa> Steps<'_, I> {
         let steps = self.with(Effort { patience: followed - 1, ..self.effort });
         steps.nearest(compare, compared, budget, scratch, |from, scratch| {
             let cluster = runs.cluster_of(from);
-            let (cost, changed) = match scratch.clusters.entered[cluster] {
-                true => (0, self.effort.ef),
-                false => (runs.size(cluster), self.enter(compare, runs, cluster, accepted, scratch)),
-            };
+            let Scratch { pool, stamps, stamp, clusters: ClusterScratch { entered, nearness, .. }, .. } = scratch;
+            let (mut cost, mut nearest) = (0, Ordered { pool, ef: self.effort.ef, changed: self.effort.ef });
+            if !std::mem::replace(&mut entered[cluster], true) {
+                cost = runs.size(cluster);
+                self.enter(compare, runs, cluster, accepted, Marks { stamps, stamp: *stamp, nearness }, &mut nearest);
+            }
+            let changed = nearest.changed;
             let met = match accepted {
                 None => self.meet(from, scratch),
                 Some(accepted) => self.meet_accepted(compare, from, accepted, scratch),
@@ -154,7 +169,7 @@ impl<I: Isa> Steps<'_, I> {
         })
     }
 
-    /// Compares all nodes of a cluster and marks them as met. Returns the first place in the pool that changed, or `ef`.
+    /// Compares all nodes of a cluster, offers those that are accepted to a pool, and marks all as met.
     #[inline(always)]
     fn enter<C: Compare>(
         &self,
@@ -162,13 +177,9 @@ impl<I: Isa> Steps<'_, I> {
         runs: Runs<'_>,
         cluster: usize,
         accepted: Option<Accepted<'_>>,
-        scratch: &mut Scratch,
-    ) -> usize {
-        let Scratch { pool, stamps, stamp, clusters: ClusterScratch { entered, nearness, .. }, .. } = scratch;
-        entered[cluster] = true;
-        let ef = self.effort.ef;
-        let mut changed = ef;
-        let mut bar = bar_of(pool, ef);
+        Marks { stamps, stamp, nearness }: Marks<'_>,
+        nearest: &mut impl Offered,
+    ) {
         for starts in runs.of_layers() {
             let (start, end) = (starts[cluster], starts[cluster + 1]);
             let stamps = &mut stamps[start as usize..end as usize];
@@ -177,18 +188,12 @@ impl<I: Isa> Steps<'_, I> {
             self.compare_run(compare, start, nearness);
             for ((nearness, met), node) in nearness.iter().zip(&*stamps).zip(start..) {
                 // Links may have led to some before.
-                if *nearness >= bar
-                    && *met != *stamp
-                    && accepted.is_none_or(|accepted| accepted.has(node))
-                    && let Some(place) = keep(pool, ef, key(*nearness, node))
-                {
-                    changed = changed.min(place);
-                    bar = bar_of(pool, ef);
+                if *nearness >= nearest.bar() && *met != stamp && accepted.is_none_or(|accepted| accepted.has(node)) {
+                    nearest.offer(*nearness, node);
                 }
             }
-            stamps.fill(*stamp);
+            stamps.fill(stamp);
         }
-        changed
     }
 
     /// How near the nodes from `first` on are, as many as `nearness` holds.
