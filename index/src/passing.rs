@@ -102,7 +102,7 @@ impl PassingSet {
 
     /// About how many bytes it takes with all it keeps.
     fn bytes(&self) -> usize {
-        3 * (self.numbers.max().unwrap_or(0) as usize / 8)
+        4 * (self.numbers.max().unwrap_or(0) as usize / 8)
     }
 }
 
