@@ -168,13 +168,15 @@ fn main() {
     println!("{rows} × {size}, kernel {}, m {}, ef_construction {}", kernel(), flags.m, flags.ef_construction);
     let folder = tempfile::tempdir().unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let accepted = (flags.pass < 1.0).then(|| (0..rows as u32).filter(|_| random.random_bool(flags.pass)).collect());
-    let mut searches = Searches { queries: queries.chunks(size).collect(), accepted, truth: Vec::new() };
+    let passing: Option<Vec<u32>> = (flags.pass < 1.0).then(|| (0..rows as u32).filter(|_| random.random_bool(flags.pass)).collect());
+    let mut searches = Searches { queries: queries.chunks(size).collect(), accepted: None, truth: Vec::new() };
     for builder in flags.builder {
         for &threads in &flags.threads {
             for &codes in &flags.codes {
                 let params = GraphParams { builder, codes, threads, m: flags.m, ef_construction: flags.ef_construction, seed: flags.seed };
                 let graph = build(&folder.path().join("segment"), &base, rows as f64, &params, searches.queries[0]);
+                // Of each graph its own: what a walk keeps with them is for one.
+                searches.accepted = passing.as_ref().map(|rows| rows.iter().copied().collect());
                 if searches.truth.is_empty() {
                     let start = cpu_seconds(libc::CLOCK_THREAD_CPUTIME_ID);
                     searches.truth = searches.queries.iter().map(|query| graph.scan(query, NEAREST, searches.accepted.as_ref())).collect();

@@ -118,7 +118,7 @@ impl Graph {
     /// The `want` nearest of `query`, nearest first.
     #[must_use]
     pub fn scan(&self, query: &[f32], want: usize, accepted: Option<&Accepted>) -> Vec<u32> {
-        rows(self.0.scan(query, want, accepted.map(|accepted| &accepted.0)))
+        rows(self.0.scan(query, want, accepted.map(|accepted| &*accepted.0)))
     }
 }
 

@@ -100,9 +100,11 @@ impl PassingSet {
         accepted
     }
 
-    /// About how many bytes it takes with all it keeps.
+    /// About how many bytes it takes with all it keeps by now.
     fn bytes(&self) -> usize {
-        4 * (self.numbers.max().unwrap_or(0) as usize / 8)
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_segments: usize = rows.iter().map(|rows| rows.accepted.bytes()).sum();
+        2 * (self.numbers.max().unwrap_or(0) as usize / 8) + of_segments
     }
 }
 

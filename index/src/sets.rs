@@ -26,6 +26,8 @@ pub(crate) struct Sets {
     with_vector: BTreeMap<String, RoaringBitmap>,
     pub(crate) indexes: PayloadIndexes,
     recent: Mutex<Recent>,
+    /// Of filters of several conditions, the ranges.
+    recent_ranges: Mutex<Recent>,
 }
 
 impl Sets {
@@ -35,7 +37,7 @@ impl Sets {
             indexes.add(FieldIndex::new(key.clone(), schema.clone()));
         }
         let with_vector = config.vectors.keys().map(|name| (name.clone(), RoaringBitmap::new())).collect();
-        let mut sets = Self { all: RoaringBitmap::new(), with_vector, indexes, recent: Mutex::default() };
+        let mut sets = Self { all: RoaringBitmap::new(), with_vector, indexes, recent: Mutex::default(), recent_ranges: Mutex::default() };
         truth.points_by_number(|row| {
             // Nothing looks at payloads if nothing is indexed.
             let payload = if config.indexes.is_empty() { Payload::new() } else { row.payload(&truth.0.path)? };
@@ -79,43 +81,42 @@ impl Sets {
     }
 
     fn forget(&mut self) {
-        self.recent.get_mut().unwrap_or_else(PoisonError::into_inner).forget();
+        for recent in [&mut self.recent, &mut self.recent_ranges] {
+            recent.get_mut().unwrap_or_else(PoisonError::into_inner).forget();
+        }
     }
 
     /// The points that pass, if the sets alone can tell.
     pub(crate) fn passing(&self, filter: &Filter) -> Option<Arc<PassingSet>> {
-        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(passing) = recent().get(filter) {
-            return Some(passing);
-        }
-        let numbers = match self.in_all_of(filter) {
-            Some(numbers) => numbers,
-            None => {
-                let resolved = self.indexes.resolve(filter, &Known { sets: self, truth: None });
-                if !resolved.exact {
-                    return None;
-                }
-                resolved.candidates.unwrap_or_else(|| self.all.clone())
-            }
-        };
-        let passing = Arc::new(PassingSet::new(numbers));
-        recent().put(filter.clone(), Arc::clone(&passing));
-        Some(passing)
+        kept(&self.recent, filter, || self.in_all_of(filter).or_else(|| self.exactly(filter)))
+    }
+
+    fn exactly(&self, filter: &Filter) -> Option<RoaringBitmap> {
+        let resolved = self.indexes.resolve(filter, &Known { sets: self, truth: None });
+        resolved.exact.then(|| resolved.candidates.unwrap_or_else(|| self.all.clone()))
     }
 
     /// The points that pass several conditions, found range by range: what lies in a range is put together value by value, which costs
     /// more than all else, and one range of several is often asked for again with others. `None`: it is another kind of filter, or the
     /// sets alone cannot tell.
     fn in_all_of(&self, filter: &Filter) -> Option<RoaringBitmap> {
-        let (ranges, others): (Vec<_>, Vec<_>) = filter.must.iter().cloned().partition(Condition::is_range);
-        let rest = Filter { must: others, ..filter.clone() };
-        if ranges.is_empty() || ranges.len() == 1 && rest == Filter::default() {
+        if !filter.must.iter().any(Condition::is_range) {
             return None;
         }
-        let mut found: Option<RoaringBitmap> = None;
-        let rest = (rest != Filter::default()).then_some(rest);
-        for part in rest.into_iter().chain(ranges.into_iter().map(|range| Filter::must([range]))) {
-            let part = self.passing(&part)?;
+        let (ranges, others): (Vec<_>, Vec<_>) = filter.must.iter().cloned().partition(Condition::is_range);
+        let rest = Filter {
+            must: others,
+            should: filter.should.clone(),
+            must_not: filter.must_not.clone(),
+            min_should: filter.min_should.clone(),
+        };
+        let mut found = if rest == Filter::default() { None } else { Some(self.exactly(&rest)?) };
+        if found.is_none() && ranges.len() == 1 {
+            return None;
+        }
+        for range in ranges {
+            let range = Filter::must([range]);
+            let part = kept(&self.recent_ranges, &range, || self.exactly(&range))?;
             let both = found.map_or_else(|| part.numbers().clone(), |found| found & part.numbers());
             if both.is_empty() {
                 return Some(both);
@@ -129,6 +130,18 @@ impl Sets {
     pub(crate) fn resolve(&self, filter: &Filter, truth: &Truth) -> Resolved {
         self.indexes.resolve(filter, &Known { sets: self, truth: Some(truth) })
     }
+}
+
+/// What passes the filter, as it was found before, or as it is found now.
+fn kept(recent: &Mutex<Recent>, filter: &Filter, find: impl FnOnce() -> Option<RoaringBitmap>) -> Option<Arc<PassingSet>> {
+    let recent = || recent.lock().unwrap_or_else(PoisonError::into_inner);
+    let passing = recent().get(filter);
+    if passing.is_some() {
+        return passing;
+    }
+    let passing = Arc::new(PassingSet::new(find()?));
+    recent().put(filter.clone(), Arc::clone(&passing));
+    Some(passing)
 }
 
 /// What the sets and the truth know together.

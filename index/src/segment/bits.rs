@@ -59,6 +59,11 @@ impl Bits {
         self.words.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 
+    /// 64 rows to a word, the first in the lowest bit.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Was it new? The row must be one of those the set was made for.
     pub(crate) fn insert(&mut self, row: Row) -> bool {
         let word = &mut self.words[row as usize / 64];

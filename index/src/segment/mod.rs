@@ -155,6 +155,8 @@ pub(crate) struct Segment {
     layer_starts: Vec<usize>,
     /// A copy of what walks read all over, on large pages.
     resident: OnceLock<LargePages<u8>>,
+    /// No other segment that this process opened has it.
+    serial: u64,
     /// The node that stands for each row, once somebody asked.
     row_nodes: OnceLock<Vec<Node>>,
     /// How rows are found by their points' numbers, once somebody asked.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_128;
@@ -19,6 +19,9 @@ use crate::kernel::{Isa, Kernel, Work};
 
 /// From so many bytes on a second thread is worth its start.
 const MUCH: usize = 8 << 20;
+
+/// Of the next segment that is opened.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Segment {
     /// Maps the segment at `path`, which must be the one that `stamp` was made of. Fails with [`Error::DamagedSegment`] on
@@ -55,6 +58,7 @@ impl Segment {
             frame,
             layer_starts,
             resident: OnceLock::new(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             row_nodes: OnceLock::new(),
             by_point: OnceLock::new(),
         };
