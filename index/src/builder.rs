@@ -98,6 +98,9 @@ impl Thread {
             }
             if let Body::Frozen(segment, _) = &part.body {
                 load(segment);
+                if let Some(damage) = segment.damage() {
+                    self.shared.lose(&part.row.vector, segment, &damage);
+                }
             }
         }
     }

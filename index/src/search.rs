@@ -75,7 +75,7 @@ pub(crate) struct Found {
     pub(crate) owner: Owner,
 }
 
-/// Reads the living vectors of a range whose segment is lost.
+/// Reads the living vectors of a range whose segment is lost, or was just found damaged.
 pub(crate) type ReadLost<'a> = &'a dyn Fn(&Part) -> Result<Vec<(Owner, Vec<f32>)>>;
 
 /// The nearest vectors among the `passing` points, nearest first, ties by id; offset, limit and threshold applied. `query`
@@ -96,22 +96,21 @@ pub(crate) fn search(
     let ef = request.ef.unwrap_or(hnsw.ef_search);
     let all = space.live();
     for part in space.segments.iter() {
-        match &part.body {
-            Body::Frozen(segment, live) => {
-                let accept = accepted(segment, live.as_ref(), passing);
-                // Excluded points may be among the nearest of any segment.
-                let wanted = wanted + exclude.len();
-                let index: &dyn VectorIndex =
-                    if exact { &Flat(segment) } else { &Frozen { segment, ef: ef_of_part(ef, part.live, all, wanted) } };
-                let found = index.nearest(query, wanted, accept.as_deref());
+        if let Body::Frozen(segment, live) = &part.body {
+            let accept = accepted(segment, live.as_ref(), passing);
+            // Excluded points may be among the nearest of any segment.
+            let wanted = wanted + exclude.len();
+            let index: &dyn VectorIndex =
+                if exact { &Flat(segment) } else { &Frozen { segment, ef: ef_of_part(ef, part.live, all, wanted) } };
+            let found = index.nearest(query, wanted, accept.as_deref());
+            if segment.damage().is_none() {
                 nearest.offer_sorted(found.iter().map(|scored| Nearest { nearness: scored.nearness, owner: segment.owner(scored.row) }));
+                continue;
             }
-            Body::Lost(_) => {
-                for (owner, vector) in read_lost(part)? {
-                    if passing.is_none_or(|passing| passing.has(owner.point)) {
-                        nearest.offer(distance.nearness(query, &vector), owner);
-                    }
-                }
+        }
+        for (owner, vector) in read_lost(part)? {
+            if passing.is_none_or(|passing| passing.has(owner.point)) {
+                nearest.offer(distance.nearness(query, &vector), owner);
             }
         }
     }
@@ -161,16 +160,16 @@ pub(crate) fn score_all(
     let mut nearest = NearestOf::new(request.offset.saturating_add(request.limit).min(space.live()), &exclude);
     let passes = |owner: &Owner| passing.is_none_or(|passing| passing.has(owner.point));
     for part in space.segments.iter() {
-        match &part.body {
-            Body::Frozen(segment, live) => {
-                let rows = accepted(segment, live.as_ref(), passing).unwrap_or_else(|| Arc::new(Bits::all(segment.rows()).into()));
+        if let Body::Frozen(segment, live) = &part.body {
+            let rows = accepted(segment, live.as_ref(), passing).unwrap_or_else(|| Arc::new(Bits::all(segment.rows()).into()));
+            rows.iter().for_each(|row| segment.see(row));
+            if segment.damage().is_none() {
                 rows.iter().for_each(|row| nearest.offer(score(segment.vector(row)), segment.owner(row)));
-            }
-            Body::Lost(_) => {
-                let lost = read_lost(part)?;
-                lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
+                continue;
             }
         }
+        let lost = read_lost(part)?;
+        lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
     }
     space.tail.rows().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
     let found =

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{CollectionConfig, VectorParams};
+#[cfg(test)]
+use crate::schedules;
 use crate::segment::{AcceptedRows, Bits, Segment};
 use crate::tail::{Owner, Tail};
 use crate::truth::{SegmentRow, Slot};
@@ -93,6 +95,26 @@ impl Space {
             return;
         };
         Arc::make_mut(&mut self.segments)[index].kill(slot);
+    }
+
+    /// The segment, if it is still there, was found damaged.
+    pub(crate) fn lose(&mut self, damaged: &Arc<Segment>, damage: &str) {
+        for part in Arc::make_mut(&mut self.segments) {
+            if let Body::Frozen(segment, live) = &part.body
+                && Arc::ptr_eq(segment, damaged)
+            {
+                // A build may be under way that read its range before they died.
+                if let Some(live) = live {
+                    let dead = (0..).zip(segment.slots()).filter(|(row, _)| !live.contains(*row));
+                    part.died = dead.map(|(_, slot)| *slot).collect();
+                }
+                #[cfg(test)]
+                if schedules::is_planted(schedules::Fault::LosesSightOfTheDead) {
+                    part.died.clear();
+                }
+                part.body = Body::Lost(damage.to_owned());
+            }
+        }
     }
 
     /// Puts a new part in the place of those it replaces, and takes its range from the tail.

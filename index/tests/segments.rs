@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moco_index::{
-    Ack, Collection, CollectionConfig, Condition, Distance, Filter, HnswParams, KeyPath, Operation, Payload, PayloadSchema, Point, PointId,
-    SearchRequest, Selector, Store, StoreOptions, VectorParams,
+    Ack, Collection, CollectionConfig, Condition, Distance, Example, Filter, HnswParams, KeyPath, Operation, Payload, PayloadSchema, Point,
+    PointId, Range, Recommend, SearchRequest, Selector, Store, StoreOptions, Strategy, VectorParams,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -231,6 +231,66 @@ fn a_damaged_or_missing_segment_is_answered_from_the_truth_and_built_anew() {
         collection.verify().unwrap();
         drop((store, collection));
     }
+}
+
+/// Opening does not read the rows; the first search that reads a damaged one finds out.
+#[test]
+fn a_row_that_is_damaged_is_found_by_whoever_reads_it_and_the_segment_is_built_anew() {
+    type Ask = fn(&Collection);
+    let asks: [(&str, Ask); 5] = [
+        ("a walk", |collection| drop(collection.search(&SearchRequest::new(vector(77), 10)).unwrap())),
+        ("an exact search", |collection| {
+            collection.search(&SearchRequest { exact: true, ..SearchRequest::new(vector(77), 10) }).unwrap();
+        }),
+        ("a filter", |collection| {
+            let filter =
+                Filter::must([Condition::field("n").in_range(Range { gte: Some(70.into()), lte: Some(80.into()), ..Range::default() })]);
+            let hits = collection.search(&SearchRequest { filter: Some(filter), ..SearchRequest::new(vector(5), 20) }).unwrap();
+            assert_eq!(hits.len(), 11);
+        }),
+        ("a recommendation", |collection| {
+            let positive = vec![Example::Id(PointId::Num(5))];
+            let recommend = Recommend { positive, strategy: Strategy::BestScore, ..Recommend::default() };
+            collection.recommend(&recommend, &SearchRequest::new(Vec::new(), 10)).unwrap();
+        }),
+        ("a verification", |collection| assert!(matches!(collection.verify(), Err(moco_index::Error::DamagedSegment { .. })))),
+    ];
+    for (what, ask) in asks {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, collection) = open(folder.path());
+        collection.upsert((0..1000).map(point).collect()).unwrap();
+        collection.compact().unwrap();
+        collection.delete(&[PointId::Num(3)]).unwrap();
+        let (expected, _) = compare(&collection, None);
+        drop((store, collection));
+        let file = segment_files(folder.path()).remove(0);
+        let mut bytes = std::fs::read(&file).unwrap();
+        // Of length one, as it is stored.
+        let length = vector(77).iter().map(|x| x * x).sum::<f32>().sqrt();
+        let row: Vec<u8> = vector(77).iter().flat_map(|x| (x / length).to_le_bytes()).collect();
+        let places: Vec<usize> = (0..bytes.len() - 64).step_by(4).filter(|place| near(&bytes[*place..place + 64], &row)).collect();
+        assert_eq!(places.len(), 1, "the row lies in one place");
+        bytes[places[0] + 7] ^= 0x20;
+        std::fs::write(&file, &bytes).unwrap();
+
+        let (store, collection) = open(folder.path());
+        assert_eq!(collection.info().vectors[""].segments[0].damage, None, "nobody read it yet");
+        ask(&collection);
+        collection.wait_until_built();
+        let info = collection.info().vectors[""].clone();
+        assert_eq!((info.segments.len(), info.segments[0].damage.clone(), info.indexed), (1, None, 999), "after {what}");
+        assert_ne!(segment_files(folder.path()), [file], "after {what}");
+        let (exact, recall) = compare(&collection, None);
+        assert!(exact == expected && recall > 0.95, "after {what}: recall {recall}");
+        collection.verify().unwrap();
+        drop((store, collection));
+    }
+}
+
+/// Are these the same numbers, but for their last bits?
+fn near(bytes: &[u8], others: &[u8]) -> bool {
+    let numbers = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
+    numbers(bytes).iter().zip(numbers(others)).all(|(a, b)| (a - b).abs() < 1e-5)
 }
 
 #[test]

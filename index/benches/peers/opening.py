@@ -9,8 +9,8 @@ Takes, on two free cores, half a minute on small, 2 on b and a, 10 on c, once th
   loading its code.
 - Cold: the pages of all files were dropped before, and the kernel asked whether they are gone; see pages.py. Counted is
   opening apart, then each of the first thousand queries; the first of them is the one that the opening brought.
-- Ours hashes every section of a segment when it opens it, which reads the whole file; `links-only` is the same store
-  opened with `Verify::LinksOnly`, which leaves codes and vectors to `verify`. faiss and usearch check nothing.
+- Ours hashes codes and full rows of a segment when a query first reads them, and all else when it opens it; `eager` is the
+  same store opened with `Verify::Eager`, which hashes all of it first. faiss and usearch check nothing.
 - Both of ours copy codes and links into memory of their own when a segment is opened, one sequential read; only rows for
   rescoring are then read from the file as queries ask for them.
 
@@ -36,7 +36,7 @@ from results import Results
 EF = 100
 #: Row -> the index it opens, and how.
 ROWS = {
-    "moco-index": ("moco-index", "eager"), "moco-index links-only": ("moco-index", "links-only"),
+    "moco-index": ("moco-index", "on-read"), "moco-index eager": ("moco-index", "eager"),
     "faiss-hnsw mapped": ("faiss-hnsw", "mapped"), "faiss-hnsw read": ("faiss-hnsw", "read"),
     "usearch mapped": ("usearch", "mapped"), "hnswlib read": ("hnswlib", "read"),
 }

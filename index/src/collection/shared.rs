@@ -12,6 +12,7 @@ use crate::filter::{Filter, Schemas};
 use crate::id::PointId;
 use crate::passing::PassingSet;
 use crate::payload::KeyPath;
+use crate::segment::Segment;
 use crate::sets::{Sets, Stored};
 use crate::state::{Space, State};
 use crate::sync::mpsc::{SyncSender, TrySendError};
@@ -87,6 +88,12 @@ impl Shared {
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut state, &mut sets);
+    }
+
+    /// A segment of the vectors `name` was found damaged: its range is read from the truth until it is built anew, which is soon.
+    pub(crate) fn lose(&self, name: &str, segment: &Arc<Segment>, damage: &str) {
+        self.publish(|state, _| state.space(name).lose(segment, damage));
+        self.poke_builder();
     }
 
     pub(crate) fn sets_are_loaded(&self) -> bool {

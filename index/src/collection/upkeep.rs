@@ -103,7 +103,7 @@ impl Collection {
             for part in space.segments.iter() {
                 match &part.body {
                     Body::Frozen(segment, live) => {
-                        segment.verify()?;
+                        segment.verify().inspect_err(|error| self.shared.lose(name, segment, &error.to_string()))?;
                         let lives = |row: &Row| live.as_ref().is_none_or(|live| live.contains(*row));
                         known.extend((0..segment.rows() as Row).filter(lives).map(|row| segment.slots()[row as usize]));
                     }
@@ -125,10 +125,16 @@ impl Collection {
         Ok(VerifyReport { points: truth.points, vectors })
     }
 
-    /// The living vectors of a part whose segment is lost, from the truth. `changed` is set if some of them died since the part
-    /// was looked at: what replaced them is not in the tail that was looked at with it.
+    /// The living vectors of a part whose segment is lost, from the truth; lost it is from now on, if it was just found damaged.
+    /// `changed` is set if some of them died since the part was looked at: what replaced them is not in the tail that was looked at
+    /// with it.
     pub(super) fn read_lost(&self, part: &Part, changed: &Cell<bool>) -> Result<Vec<(Owner, Vec<f32>)>> {
         let (name, first, last) = (&part.row.vector, part.row.first, part.row.last);
+        if let Body::Frozen(segment, _) = &part.body
+            && let Some(damage) = segment.damage()
+        {
+            self.shared.lose(name, segment, &damage);
+        }
         let rows = self.shared.read(|truth| truth.vectors_between(name, first, last, usize::MAX >> 1))?;
         // No slot is used again, so as many vectors are the same vectors.
         let has_changed = rows.len() != part.live;

@@ -1,6 +1,7 @@
 //! How near a node is to a query, by each width of codes and by full rows.
 
-use super::FURTHER;
+use super::first_reads::Reader;
+use super::{FURTHER, Row, Segment};
 use crate::build::Node;
 use crate::codes::{Factors, Query, of_halves};
 use crate::distance::Distance;
@@ -15,6 +16,9 @@ pub(super) trait Compare: Copy {
     fn prefetch<I: Isa>(self, isa: I, node: Node);
     /// Cache lines that it asks for.
     fn lines(self) -> usize;
+    /// Sees to it that what these nodes are compared by was hashed. Before they are compared, and for many at a time: in between it would
+    /// cost a twentieth of a comparison.
+    fn see(self, nodes: impl Iterator<Item = Node>);
 
     /// Nodes that take less time together than one after the other: 1 or 4.
     const TOGETHER: usize = 1;
@@ -61,6 +65,8 @@ pub(super) struct Coded<'a> {
     pub(super) blocks: usize,
     pub(super) factors: &'a [Factors],
     pub(super) query: &'a Query,
+    /// `None`: they were hashed.
+    pub(super) reader: Option<Reader<'a>>,
 }
 
 impl Coded<'_> {
@@ -89,6 +95,13 @@ impl Coded<'_> {
     #[inline(always)]
     fn lines(&self) -> usize {
         self.blocks.min(LINES)
+    }
+
+    #[inline(always)]
+    fn see(&self, nodes: impl Iterator<Item = Node>) {
+        if let Some(reader) = self.reader {
+            reader.see(nodes);
+        }
     }
 
     /// What a product of a row's code with the query's stands for.
@@ -135,6 +148,11 @@ impl Compare for ByInt8<'_> {
     #[inline(always)]
     fn lines(self) -> usize {
         self.0.lines()
+    }
+
+    #[inline(always)]
+    fn see(self, nodes: impl Iterator<Item = Node>) {
+        self.0.see(nodes);
     }
 }
 
@@ -199,6 +217,11 @@ impl Compare for ByHalves<'_> {
     fn lines(self) -> usize {
         (self.coded.blocks / 2).min(LINES)
     }
+
+    #[inline(always)]
+    fn see(self, nodes: impl Iterator<Item = Node>) {
+        self.coded.see(nodes);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -229,6 +252,11 @@ impl Compare for ByInt4<'_> {
     fn lines(self) -> usize {
         self.0.lines()
     }
+
+    #[inline(always)]
+    fn see(self, nodes: impl Iterator<Item = Node>) {
+        self.0.see(nodes);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -254,11 +282,17 @@ impl Compare for ByF16<'_> {
     fn lines(self) -> usize {
         self.0.lines()
     }
+
+    #[inline(always)]
+    fn see(self, nodes: impl Iterator<Item = Node>) {
+        self.0.see(nodes);
+    }
 }
 
 /// By the full rows.
 #[derive(Clone, Copy)]
 pub(super) struct ByF32<'a> {
+    pub(super) segment: &'a Segment,
     pub(super) vectors: &'a [f32],
     pub(super) node_rows: &'a [u32],
     pub(super) distance: Distance,
@@ -267,34 +301,44 @@ pub(super) struct ByF32<'a> {
 
 impl ByF32<'_> {
     #[inline(always)]
-    fn row(&self, node: Node) -> &[f32] {
+    fn row(&self, node: Node) -> Row {
         debug_assert!((node as usize) < self.node_rows.len());
-        let size = self.query.len();
-        // SAFETY: opening checked that every link is below the number of nodes, and the row of every node below that of rows; there are no
-        // middles of these codes.
-        unsafe {
-            let row = (self.node_rows.get_unchecked(node as usize) & !FURTHER) as usize;
-            self.vectors.get_unchecked(row * size..(row + 1) * size)
-        }
+        // SAFETY: opening checked that every link is below the number of nodes; there are no middles of these codes.
+        unsafe { self.node_rows.get_unchecked(node as usize) & !FURTHER }
+    }
+
+    #[inline(always)]
+    fn vector(&self, row: Row) -> &[f32] {
+        let (row, size) = (row as usize, self.query.len());
+        // SAFETY: opening checked that the row of every node is below the number of rows.
+        unsafe { self.vectors.get_unchecked(row * size..(row + 1) * size) }
     }
 }
 
 impl Compare for ByF32<'_> {
     #[inline(always)]
     fn nearness<I: Isa>(self, isa: I, node: Node) -> f32 {
+        let row = self.row(node);
         match self.distance {
-            Distance::Cosine | Distance::Dot => isa.dot(self.row(node), self.query),
-            Distance::Euclid | Distance::Manhattan => -isa.squared_euclid(self.row(node), self.query),
+            Distance::Cosine | Distance::Dot => isa.dot(self.vector(row), self.query),
+            Distance::Euclid | Distance::Manhattan => -isa.squared_euclid(self.vector(row), self.query),
         }
     }
 
     #[inline(always)]
     fn prefetch<I: Isa>(self, isa: I, node: Node) {
-        isa.prefetch(self.row(node), self.lines());
+        isa.prefetch(self.vector(self.row(node)), self.lines());
     }
 
     #[inline(always)]
     fn lines(self) -> usize {
         (4 * self.query.len()).div_ceil(BLOCK).min(LINES)
+    }
+
+    #[inline(always)]
+    fn see(self, nodes: impl Iterator<Item = Node>) {
+        if self.segment.reads_rows_first() {
+            nodes.for_each(|node| self.segment.see(self.row(node)));
+        }
     }
 }

@@ -21,13 +21,15 @@
 //! | factors | scale and bias, two `f32` a node; where codes are in halves, the scale of the upper ones |
 //! | whole scales | the scale of both halves, `f32` a node; only where codes are in halves |
 //! | vectors | `f32`, rows × dimensions |
+//! | vector hashes | of each block of vectors, as many as fit into 4 KiB: XXH3, 64 bits |
+//! | code hashes | of each block of codes, as many as fit into 512 bytes: the same |
 //!
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
 //! upper layers need no map. Links take 2 bytes each up to 65,536 nodes and 3 up to 16 million, about half of what fixed
 //! slots of `u32` take. Format 1 had no runs, nor what belongs to them; there are none either where clusters do not hold
-//! most links of their nodes. Before format 3 no codes were in halves, and there were no whole scales. A section starts at a
-//! multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash (XXH3, 128 bits) covers it and the padding
-//! behind it: **no byte of a file is without a hash.**
+//! most links of their nodes. Before format 3 no codes were in halves, and there were no whole scales; before format 4 there were no
+//! hashes of blocks. A section starts at a multiple of 64 bytes, one of 8 MiB or more at a multiple of 2 MiB. Its hash (XXH3, 128
+//! bits) covers it and the padding behind it, which is zeros: **no byte of a file is without a hash.**
 
 use std::ops::Range;
 
@@ -42,10 +44,11 @@ compile_error!("segments are mapped and read as they are, which needs a little-e
 
 pub(crate) const MAGIC: [u8; 8] = *b"MOCOSEGM";
 /// The format of segments that this build writes, and the newest it reads.
-pub const FORMAT: u32 = 3;
-/// The first, which had no runs, and the last that had no codes in halves.
+pub const FORMAT: u32 = 4;
+/// The first, which had no runs, and the last ones that had no codes in halves and no hashes of blocks.
 const WITHOUT_RUNS: u32 = 1;
 const WITHOUT_HALVES: u32 = 2;
+const WITHOUT_BLOCK_HASHES: u32 = 3;
 pub(crate) const HEADER: usize = 4096;
 /// Most layers a graph has.
 pub(crate) const LAYERS: usize = 16;
@@ -82,11 +85,13 @@ pub(crate) enum Kind {
     Factors,
     WholeScales,
     Vectors,
+    VectorHashes,
+    CodeHashes,
 }
 
 impl Kind {
     /// In the order of the file.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Slots,
         Self::Points,
         Self::Ids,
@@ -105,9 +110,11 @@ impl Kind {
         Self::Factors,
         Self::WholeScales,
         Self::Vectors,
+        Self::VectorHashes,
+        Self::CodeHashes,
     ];
 
-    /// What a walk reads all over, and what lies between in the file: all from the node rows on but the vectors.
+    /// What a walk reads all over, and what lies between in the file: all from the node rows on to the vectors.
     pub(crate) const WALKED: &'static [Self] = Self::ALL.split_at(Self::Vectors as usize).0.split_at(Self::NodeRows as usize).1;
 
     pub(crate) fn name(self) -> &'static str {
@@ -130,6 +137,8 @@ impl Kind {
             Self::Factors => "factors",
             Self::WholeScales => "whole scales",
             Self::Vectors => "vectors",
+            Self::VectorHashes => "vector hashes",
+            Self::CodeHashes => "code hashes",
         }
     }
 }
@@ -174,6 +183,10 @@ pub(crate) struct Header {
     /// By [`Kind`], in the order of [`Kind::ALL`].
     pub(crate) sections: [Section; Kind::ALL.len()],
 }
+
+/// Bytes of vectors and of codes that have a hash of their own, as far as one of them is not longer.
+const VECTORS_A_BLOCK: usize = 4 << 10;
+const CODES_A_BLOCK: usize = 512;
 
 /// Where a section of `length` bytes can start, at `offset` or after it.
 pub(crate) fn aligned(offset: usize, length: usize) -> usize {
@@ -256,6 +269,7 @@ impl Header {
         let has = |kind| match kind {
             Kind::Runs | Kind::Middles | Kind::MiddleFactors | Kind::Spreads => format > WITHOUT_RUNS,
             Kind::WholeScales => format > WITHOUT_HALVES,
+            Kind::VectorHashes | Kind::CodeHashes => format > WITHOUT_BLOCK_HASHES,
             _ => true,
         };
         let [distance, codes, builder, layer_count] = reader.take::<4>();
@@ -297,7 +311,8 @@ impl Header {
         }
         // Those that its format lacks are empty, where the next one begins.
         for kind in Kind::ALL.into_iter().rev().filter(|kind| !has(*kind)) {
-            sections[kind as usize] = Section { offset: sections[kind as usize + 1].offset, length: 0, hash: xxh3_128(&[]) };
+            let offset = sections.get(kind as usize + 1).map_or(len, |next| next.offset);
+            sections[kind as usize] = Section { offset, length: 0, hash: xxh3_128(&[]) };
         }
         let header = Self {
             distance,
@@ -330,6 +345,30 @@ impl Header {
             return Err(damaged("the file does not end with its last section"));
         }
         Ok(header)
+    }
+
+    /// How many rows or nodes a section of vectors or codes is of, and bytes of each.
+    pub(crate) fn items(&self, kind: Kind) -> (usize, usize) {
+        match kind {
+            Kind::Vectors => (self.rows, 4 * self.size),
+            Kind::Codes => (self.nodes(), self.blocks() * crate::kernel::BLOCK),
+            _ => (0, 0),
+        }
+    }
+
+    /// Where the hashes of a section's blocks are, and how many items make a block, which is a power of two; `None` if it has none.
+    pub(crate) fn blocks_of(&self, kind: Kind) -> Option<(Kind, usize)> {
+        let (hashes, most) = match kind {
+            Kind::Vectors => (Kind::VectorHashes, VECTORS_A_BLOCK),
+            Kind::Codes => (Kind::CodeHashes, CODES_A_BLOCK),
+            _ => return None,
+        };
+        let (_, bytes) = self.items(kind);
+        (bytes > 0).then(|| (hashes, 1 << (most / bytes).max(1).ilog2()))
+    }
+
+    fn block_count(&self, kind: Kind) -> usize {
+        self.blocks_of(kind).map_or(0, |(_, items)| self.items(kind).0.div_ceil(items))
     }
 
     /// Blocks of a node's code.
@@ -374,6 +413,9 @@ impl Header {
             Kind::Factors => length == if coded { 8 * nodes } else { 0 },
             Kind::WholeScales => length == if self.halves { 4 * nodes } else { 0 },
             Kind::Vectors => length == 4 * rows * self.size,
+            // None where the format has none.
+            Kind::VectorHashes => length == 0 || length == 8 * self.block_count(Kind::Vectors),
+            Kind::CodeHashes => length == 0 || length == 8 * self.block_count(Kind::Codes),
         };
         if fits { Ok(()) } else { Err(format!("the {} have {length} bytes", kind.name())) }
     }

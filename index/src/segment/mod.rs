@@ -5,10 +5,10 @@
 //! not pass a filter is not in the [`AcceptedRows`] a search brings along; nothing in the file says so.
 //!
 //! **What is checked when.** Opening checks the file's length and its header's hash against what the catalogue says, and
-//! the hash of every section but the large ones (codes, factors, vectors), or of all ([`Verify::Eager`]). Beside that it checks
-//! each link, each row a node stands for, each list's bounds and each run's once, so that a search need not. [`Segment::verify`] takes
-//! the hashes of all sections at any later time, beside searches. A fault in a large section that was not verified yet can
-//! misplace a row in an answer, never more: they hold numbers only.
+//! the hash of every section but codes and vectors, which searches hash when they first read them ([`Verify::OnRead`]), or of these too
+//! ([`Verify::Eager`]). Beside that it checks each link, each row a node stands for, each list's bounds and each run's once, so that a
+//! search need not. [`Segment::load`] hashes all codes, and [`Segment::verify`] all sections, beside searches. What a code or a row
+//! holds before it was hashed does no harm: they are numbers only.
 //!
 //! A mapped file must not be changed by others, and must not shrink: then the system ends the process (SIGBUS). The lock on
 //! the data folder is what keeps others out.
@@ -16,6 +16,7 @@
 mod accepted;
 mod bits;
 mod compare;
+mod first_reads;
 mod format;
 mod input;
 mod links;
@@ -34,6 +35,7 @@ use std::sync::OnceLock;
 
 use memmap2::Mmap;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
 
 pub(crate) use accepted::AcceptedRows;
 pub(crate) use bits::Bits;
@@ -43,6 +45,7 @@ pub(crate) use scan::nearness;
 pub(crate) use walk::more_candidates;
 pub(crate) use write::write;
 
+use self::first_reads::FirstReads;
 use self::format::{Header, Kind};
 use self::runs::Spread;
 use crate::build::{Builder, Node};
@@ -102,14 +105,22 @@ pub(crate) struct SegmentSummary {
     pub(crate) orphans: usize,
 }
 
-/// What opening hashes.
+/// What of a segment is hashed, and when. Links are checked at each opening.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// Every section.
-    #[default]
+    /// Everything when it is opened.
     Eager,
-    /// All but codes, factors and vectors.
-    LinksOnly,
+    /// Everything before it is used: codes and full rows, nearly all of a file, when a search first reads them, and the rest when it is
+    /// opened. Of segments of formats before 4, which have no hashes for that, everything when they are opened.
+    #[default]
+    OnRead,
+}
+
+/// Where a segment's full rows begin in its file.
+#[cfg(test)]
+pub(crate) fn first_row(bytes: &[u8]) -> usize {
+    let header = Header::decode(bytes.first_chunk().expect("a header"), bytes.len()).expect("a segment");
+    header.section(Kind::Vectors).offset
 }
 
 /// A row and how near it is.
@@ -153,6 +164,11 @@ pub(crate) struct Segment {
     frame: Frame,
     /// By layer, where its nodes begin in the section of starts.
     layer_starts: Vec<usize>,
+    /// Which codes and which full rows were hashed; `None`: all.
+    code_reads: Option<FirstReads>,
+    row_reads: Option<FirstReads>,
+    /// What was wrong with the first of them that was not as it was written.
+    damage: OnceLock<(Kind, String)>,
     /// A copy of what walks read all over, on large pages.
     resident: OnceLock<LargePages<u8>>,
     /// No other segment that this process opened has it.
@@ -226,11 +242,12 @@ impl Segment {
         first - first % (2 << 20)
     }
 
-    /// Copies what walks read all over (links, codes, and what lies between) from the file's pages to large pages. Walks
-    /// are faster afterwards; until then they read the file. It may run beside searches, as may [`Self::verify`] before it.
+    /// Copies what walks read all over (links, codes, and what lies between) from the file's pages to large pages, and hashes the
+    /// codes, as far as opening did not. Walks are faster afterwards; until then they read the file. It may run beside searches, as may
+    /// [`Self::verify`] before it.
     ///
     /// # Errors
-    /// The memory cannot be had. Walks go on reading the file.
+    /// The memory cannot be had; walks go on reading the file. [`Error::DamagedSegment`], and then there is [`Self::damage`].
     pub(crate) fn load(&self) -> Result<()> {
         let (start, end) = (self.resident_start(), self.header.section(Kind::WALKED[Kind::WALKED.len() - 1]).range().end);
         if self.header.nodes() == 0 || self.resident.get().is_some() {
@@ -245,6 +262,14 @@ impl Segment {
             let _ = self.map.advise_range(memmap2::Advice::PopulateRead, at, POPULATED.min(end - at));
         }
         copy[first - start..].copy_from_slice(&self.map[first..end]);
+        if let Some(reads) = &self.code_reads {
+            let span = self.header.span(Kind::Codes, self.map.len());
+            if xxh3_128(&copy[span.start - start..span.end - start]) != self.header.section(Kind::Codes).hash {
+                let (kind, reason) = self.damage.get_or_init(|| (Kind::Codes, "their hash is wrong".to_owned()));
+                return Err(self.damaged(kind.name(), reason.clone()));
+            }
+            reads.saw_all();
+        }
         // Another thread may have been first.
         let _ = self.resident.set(copy);
         Ok(())
@@ -357,10 +382,6 @@ impl Segment {
         isa.prefetch(&self.section::<u8>(Kind::Ids)[row * width..], 1);
         isa.prefetch(&self.points()[row..], 1);
         isa.prefetch(&self.slots()[row..], 1);
-    }
-
-    pub(crate) fn vector(&self, row: Row) -> &[f32] {
-        &self.section::<f32>(Kind::Vectors)[row as usize * self.header.size..][..self.header.size]
     }
 
     fn further_rows(&self, node: Node) -> &[[u32; 2]] {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::first_reads::FirstReads;
 use super::format::{FORMAT, HEADER, Header, Kind, Refused, header_hash};
 use super::runs::Runs;
 use super::{FURTHER, Segment, Stamp, Verify};
@@ -51,19 +52,28 @@ impl Segment {
             lists += *nodes as usize;
         }
         let frame = Frame { centre: Vec::new(), unit: header.unit };
+        let reads = |kind| (verify == Verify::OnRead).then(|| FirstReads::of(&header, kind)).flatten();
+        let (code_reads, row_reads) = (reads(Kind::Codes), reads(Kind::Vectors));
+        let now = |kind: &Kind| match kind {
+            Kind::Codes => code_reads.is_none(),
+            Kind::Vectors => row_reads.is_none(),
+            _ => true,
+        };
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(now).collect();
         let mut segment = Self {
             path: path.to_owned(),
             map,
             header,
             frame,
             layer_starts,
+            code_reads,
+            row_reads,
+            damage: OnceLock::new(),
             resident: OnceLock::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             row_nodes: OnceLock::new(),
             by_point: OnceLock::new(),
         };
-        let large = |kind: &Kind| matches!(kind, Kind::Codes | Kind::Factors | Kind::WholeScales | Kind::Vectors);
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| verify == Verify::Eager || !large(kind)).collect();
         segment.verify_and_check(&kinds)?;
         segment.frame.centre = segment.section::<f32>(Kind::Centre).to_vec();
         Ok(segment)
@@ -75,7 +85,9 @@ impl Segment {
         if header_hash(bytes) != xxh3_128(&bytes[..HEADER - 16]) {
             return Err(self.damaged("header", "its hash is wrong".to_owned()));
         }
-        Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))
+        Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))?;
+        self.code_reads.iter().chain(&self.row_reads).for_each(FirstReads::saw_all);
+        Ok(())
     }
 
     /// Hashes these sections and checks the structure; where there is much to read on two threads, also if builds have one.
@@ -113,7 +125,7 @@ impl Segment {
         Err(self.damaged(kind.name(), "its hash is wrong".to_owned()))
     }
 
-    fn damaged(&self, section: &'static str, reason: String) -> Error {
+    pub(super) fn damaged(&self, section: &'static str, reason: String) -> Error {
         Error::DamagedSegment { path: self.path.clone(), section, reason }
     }
 
@@ -159,6 +171,13 @@ impl Segment {
         }
         if !self.slots().is_sorted_by(|a, b| a < b) {
             return Err((Kind::Slots, "they do not ascend".to_owned()));
+        }
+        // Behind what is hashed block by block.
+        for kind in [Kind::Codes, Kind::Vectors] {
+            let (section, span) = (self.header.section(kind).range(), self.header.span(kind, self.map.len()));
+            if self.map[section.end..span.end].iter().any(|byte| *byte != 0) {
+                return Err((kind, "what lies behind them is not zero".to_owned()));
+            }
         }
         Ok(())
     }

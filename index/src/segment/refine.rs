@@ -18,7 +18,8 @@ const LEAST_JUDGED: usize = 20;
 #[inline(always)]
 pub(super) fn halves<'a>(segment: &'a Segment, query: &'a Query) -> ByHalves<'a> {
     let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-    ByHalves { coded: Coded { codes, blocks: segment.header.blocks(), factors, query }, whole_scales: segment.section(Kind::WholeScales) }
+    let coded = Coded { codes, blocks: segment.header.blocks(), factors, query, reader: segment.code_reader() };
+    ByHalves { coded, whole_scales: segment.section(Kind::WholeScales) }
 }
 
 /// Compares what was found by the upper halves of the codes again, by both. How far the upper ones are off is seen in the first; what

@@ -104,7 +104,7 @@ impl Segment {
         let row_of = |key: u64| node_rows[node_of(key) as usize];
         let lines = LINES.min(self.header.size / 16);
         for key in judged.iter().take(AHEAD) {
-            isa.prefetch(self.vector(row_of(*key) & !FURTHER), lines);
+            isa.prefetch(self.unseen_vector(row_of(*key) & !FURTHER), lines);
         }
         // Whose they are is asked of nearly all of these.
         for key in judged.iter().take(OWNERS) {
@@ -123,7 +123,7 @@ impl Segment {
             }
             let ahead = if i < judged.len() { judged.get(i + AHEAD) } else { keys.get(i + AHEAD_IN_DOUBT) };
             if let Some(ahead) = ahead {
-                isa.prefetch(self.vector(row_of(*ahead) & !FURTHER), lines);
+                isa.prefetch(self.unseen_vector(row_of(*ahead) & !FURTHER), lines);
             }
             let first = row_of(*key);
             let nearness = nearness(isa, distance, query, self.vector(first & !FURTHER));

@@ -200,6 +200,7 @@ impl<I: Isa> Steps<'_, I> {
     #[inline(always)]
     fn compare_run<C: Compare>(&self, compare: C, first: Node, nearness: &mut [f32]) {
         let end = first + nearness.len() as Node;
+        compare.see(first..end);
         for node in first..end.min(first + AHEAD) {
             compare.prefetch(self.isa, node);
         }

@@ -73,6 +73,7 @@ impl<R: Iterator<Item = Row>> Work for Scan<'_, R> {
                 None => waiting -= 1,
             }
             at = (at + 1) % AHEAD;
+            segment.see(row);
             let nearness = nearness(isa, distance, query, vector(row));
             if nearness < bar {
                 continue;

@@ -636,7 +636,7 @@ fn blamed(path: &Path, stamp: &Stamp, verify: Verify) -> Option<&'static str> {
 
 fn is_refused(path: &Path, bytes: &[u8], stamp: &Stamp) -> bool {
     std::fs::write(path, bytes).unwrap();
-    blamed(path, stamp, Verify::LinksOnly).is_some()
+    blamed(path, stamp, Verify::OnRead).is_some()
 }
 
 #[test]
@@ -654,11 +654,19 @@ fn every_flipped_byte_is_noticed_and_named() {
         let section = blamed(&path, &stamp, Verify::Eager);
         assert!(section.is_some(), "byte {place} was flipped unnoticed");
         sections.extend(section);
-        // Lazily opened, it is either refused too or found by a later look; until then searches do no harm.
-        if let Ok(segment) = Segment::open(&path, &stamp, Verify::LinksOnly) {
-            let answer = segment.walk(&[0.5; 6], 20, 10, None, usize::MAX).unwrap();
-            assert!(answer.len() <= 10 && segment.scan(&[0.5; 6], 10, None).len() == 10);
-            assert!(matches!(segment.verify(), Err(Error::DamagedSegment { .. })), "byte {place}");
+        // Lazily opened, it is either refused too or found by whoever reads it; until then searches do no harm.
+        match Segment::open(&path, &stamp, Verify::OnRead) {
+            Ok(segment) => {
+                let answer = segment.walk(&[0.5; 6], 20, 10, None, usize::MAX).unwrap();
+                assert!(answer.len() <= 10 && segment.scan(&[0.5; 6], 10, None).len() == 10);
+                segment.scan_codes(&[0.5; 6], 10, None).unwrap();
+                // All of both was read.
+                let damage = segment.damage().unwrap_or_else(|| panic!("byte {place} was flipped unnoticed"));
+                assert!(matches!(section, Some("codes" | "vectors")) && damage.contains(section.unwrap()), "byte {place}: {damage}");
+                assert!(matches!(segment.verify(), Err(Error::DamagedSegment { .. })), "byte {place}");
+            }
+            Err(Error::DamagedSegment { section: blamed, .. }) => assert_eq!(section, Some(blamed), "byte {place}"),
+            Err(_) => assert_eq!(section, Some("format"), "byte {place}"),
         }
         put(place, *byte);
     }
@@ -678,8 +686,73 @@ fn every_flipped_byte_is_noticed_and_named() {
         "codes",
         "factors",
         "vectors",
+        "vector hashes",
+        "code hashes",
     ] {
         assert!(sections.contains(section), "no flip was noticed in the {section}");
+    }
+}
+
+/// What is read is believed once its block was hashed, and nothing is once a block was wrong.
+#[test]
+fn codes_and_rows_are_hashed_when_they_are_first_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let vectors = clustered(26, 300, 512);
+    for (codes, kind, near) in ALL_CODES.into_iter().flat_map(|codes| {
+        // Two rows of 2 KiB are a block, and a code, but for two of 256 bytes.
+        let vectors = (codes, Kind::Vectors, "numbers 100 to 101");
+        let code = (codes, Kind::Codes, if codes == Codes::Int4 { "numbers 100 to 101" } else { "numbers 101 to 101" });
+        if codes == Codes::F32 { vec![vectors] } else { vec![vectors, code] }
+    }) {
+        let path = folder.path().join("segment");
+        let input = input(Distance::Euclid, &vectors);
+        let SegmentSummary { stamp, .. } = write(&path, &input, &SegmentParams { codes, ..PARAMS }, &never()).unwrap().unwrap();
+        let whole = Segment::open(&path, &stamp, Verify::OnRead).unwrap();
+        let section = *whole.header.section(kind);
+        let (items, bytes) = whole.header.items(kind);
+        let node_rows: Vec<Row> = whole.section::<u32>(Kind::NodeRows).to_vec();
+        let row = if kind == Kind::Codes { node_rows[101] } else { 101 };
+        assert_eq!(
+            (items, whole.walk(&vectors[row as usize], 300, 300, None, usize::MAX).unwrap().len(), whole.damage()),
+            (300, 300, None)
+        );
+        whole.load().unwrap();
+        assert!(whole.code_reader().is_none());
+        drop(whole);
+        let file = std::fs::File::options().write(true).read(true).open(&path).unwrap();
+        let place = (section.offset + 101 * bytes + 77) as u64;
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 4], place).unwrap();
+        let segment = Segment::open(&path, &stamp, Verify::OnRead).unwrap();
+        if kind == Kind::Vectors {
+            for row in (0..100).chain(102..300) {
+                assert_eq!(segment.vector(row), input.vector(row));
+            }
+        } else {
+            segment.scan(&vectors[3], 300, None);
+        }
+        assert_eq!(segment.damage(), None, "{codes:?}, {kind:?}: other blocks are as they were");
+        // Found by a walk, by a scan of codes, by a scan, by the loading; and it stays found.
+        let query = &vectors[row as usize];
+        type Way = fn(&Segment, &[f32]);
+        let walk: Way = |segment, query| drop(segment.walk(query, 300, 10, None, usize::MAX));
+        let scan_codes: Way = |segment, query| drop(segment.scan_codes(query, 10, None).unwrap());
+        let scan: Way = |segment, query| drop(segment.scan(query, 1, Some(&[101].into_iter().collect())));
+        let load: Way = |segment, _| assert!(matches!(segment.load(), Err(Error::DamagedSegment { section: "codes", .. })));
+        let (of_codes, of_kind) = (("a scan of codes", scan_codes), if kind == Kind::Codes { ("load", load) } else { ("a scan", scan) });
+        for (name, way) in [("a walk", walk), of_codes, of_kind] {
+            if (name, codes) == ("a scan of codes", Codes::F32) {
+                continue;
+            }
+            let segment = Segment::open(&path, &stamp, Verify::OnRead).unwrap();
+            way(&segment, query);
+            let damage = segment.damage().unwrap_or_else(|| panic!("{codes:?}, {kind:?}: unnoticed by {name}"));
+            assert!(damage.contains(path.to_str().unwrap()) && damage.contains(kind.name()), "{name}: {damage}");
+            assert!(name == "load" || damage.contains(near), "{codes:?}, {name}: {damage}");
+            segment.scan(&vectors[3], 1, Some(&[3].into_iter().collect()));
+            assert!(segment.damage().is_some());
+        }
     }
 }
 
@@ -708,6 +781,8 @@ fn a_flipped_byte_of_each_section_of_a_large_segment_is_noticed_and_named() {
                 std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place as u64).unwrap();
                 std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 0x40], place as u64).unwrap();
                 assert_eq!(blamed(&path, &stamp, Verify::Eager), Some(kind.name()), "byte {place}");
+                let later = if matches!(kind, Kind::Vectors | Kind::Codes) { None } else { Some(kind.name()) };
+                assert_eq!(blamed(&path, &stamp, Verify::OnRead), later, "byte {place}");
                 std::os::unix::fs::FileExt::write_all_at(&file, &byte, place as u64).unwrap();
             }
         }
@@ -729,7 +804,7 @@ fn truncated_extended_and_foreign_files_are_refused() {
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     for length in lengths {
         file.set_len(length as u64).unwrap();
-        assert!(blamed(&path, &stamp, Verify::LinksOnly).is_some(), "cut to {length}");
+        assert!(blamed(&path, &stamp, Verify::OnRead).is_some(), "cut to {length}");
     }
     assert!(is_refused(&path, &[bytes.as_slice(), &[0; 64]].concat(), &stamp));
     assert!(is_refused(&path, &[0; 10_000], &stamp));
@@ -737,7 +812,7 @@ fn truncated_extended_and_foreign_files_are_refused() {
     // Sound, but not the one: from another build.
     let other = write(&path, &input(Distance::Cosine, &clustered(12, 60, 6)), &PARAMS, &never()).unwrap().unwrap();
     assert_ne!(other.stamp, stamp);
-    assert!(matches!(Segment::open(&path, &stamp, Verify::LinksOnly), Err(Error::DamagedSegment { section: "header", .. })));
+    assert!(matches!(Segment::open(&path, &stamp, Verify::OnRead), Err(Error::DamagedSegment { section: "header", .. })));
 }
 
 /// Puts random bytes into `places` of a segment 2,000 times and computes the hashes anew; how often it was opened then, and
@@ -776,8 +851,10 @@ fn opened_with_nonsense(bytes: &[u8], places: std::ops::Range<usize>) -> usize {
         damaged[..HEADER].copy_from_slice(&encoded);
         std::fs::write(&path, &damaged).unwrap();
         let stamp = Stamp { len: damaged.len() as u64, hash: header_hash(&encoded) };
-        if let Ok(segment) = Segment::open(&path, &stamp, Verify::Eager) {
-            opened += 1;
+        // Hashes of rows are not computed anew: those of most are wrong where the rows or their number are others.
+        for verify in [Verify::Eager, Verify::OnRead] {
+            let Ok(segment) = Segment::open(&path, &stamp, verify) else { continue };
+            opened += usize::from(verify == Verify::Eager);
             let query = vec![0.1; segment.size()];
             segment.walk(&query, 20, 10, None, usize::MAX).unwrap();
             segment.walk(&query, 20, 10, Some(&Bits::all(segment.rows()).into()), usize::MAX).unwrap();

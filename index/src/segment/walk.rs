@@ -192,8 +192,9 @@ impl<W: Way> Work for Walk<'_, W> {
         let mut walked = Ok(ef);
         if header.nodes() > 0 {
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-            let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared };
-            let middles = Coded { codes: segment.section(Kind::Middles), factors: segment.section(Kind::MiddleFactors), ..coded };
+            let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared, reader: segment.code_reader() };
+            let middles = segment.section(Kind::Middles);
+            let middles = Coded { codes: middles, factors: segment.section(Kind::MiddleFactors), reader: None, ..coded };
             let effort = Effort { ef, patience: usize::MAX, most: usize::MAX };
             // By the upper halves the best are not yet told from the next.
             let best = rescored(header.codes, want, ef) * if header.halves { 2 } else { 1 };
@@ -209,7 +210,7 @@ impl<W: Way> Work for Walk<'_, W> {
                 Codes::F16 => way.find(&steps, Compared { nodes: ByF16(coded), middles: ByF16(middles), query: placed }, scratch),
                 Codes::F32 => {
                     let (vectors, node_rows) = (segment.section(Kind::Vectors), segment.section(Kind::NodeRows));
-                    let nodes = ByF32 { vectors, node_rows, distance: header.distance, query };
+                    let nodes = ByF32 { segment, vectors, node_rows, distance: header.distance, query };
                     way.find(&steps, Compared { nodes, middles: nodes, query: placed }, scratch)
                 }
             };
@@ -283,6 +284,7 @@ impl<I: Isa> Steps<'_, I> {
         let Scratch { pool, fresh, stamps, stamp, .. } = scratch;
         let mut best = Unordered::of(pool, self.effort.ef);
         let Some(accept) = self.accept else {
+            compare.see(0..self.segment.header.nodes() as Node);
             // In the order in which they lie, so that the processor reads ahead by itself.
             (0..self.segment.header.nodes() as Node).for_each(|node| best.offer(compare.nearness(self.isa, node), node));
             return best.sort();
@@ -311,6 +313,7 @@ impl<I: Isa> Steps<'_, I> {
     #[inline(always)]
     fn walk<C: Compare>(&self, compare: C, budget: usize, scratch: &mut Scratch) -> Result<usize, Exhausted> {
         self.forget(scratch);
+        compare.see(std::iter::once(0));
         let entry = key(compare.nearness(self.isa, 0), 0);
         let mut compared = 1;
         let start = self.descend(compare, entry, &mut compared);
@@ -385,6 +388,7 @@ impl<I: Isa> Steps<'_, I> {
                 for node in links() {
                     compare.prefetch(self.isa, node);
                 }
+                compare.see(links());
                 for node in links() {
                     *compared += 1;
                     best = best.min(key(compare.nearness(self.isa, node), node));
@@ -426,6 +430,7 @@ impl<I: Isa> Steps<'_, I> {
     /// Calls `see` with each node and how near it is, and asks for the codes of the next ones meanwhile.
     #[inline(always)]
     fn compare_all<C: Compare>(&self, compare: C, nodes: &[Node], mut see: impl FnMut(f32, Node)) {
+        compare.see(nodes.iter().copied());
         let ahead = rows_ahead(compare);
         for node in nodes.iter().take(ahead) {
             compare.prefetch(self.isa, *node);

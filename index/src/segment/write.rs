@@ -293,23 +293,38 @@ impl Contents<'_> {
         let bytes = distinct.len() * header.blocks() * BLOCK;
         out.begin(&mut header, Kind::Codes, bytes)?;
         let encode = Encode { frame: &frame, codes: params.codes, halves: header.halves, input };
-        if params.codes != Codes::F32 {
+        let (mut block, mut code_hashes) = (Vec::new(), Vec::new());
+        if let Some((_, nodes_a_block)) = header.blocks_of(Kind::Codes) {
+            debug_assert!(BATCH.is_multiple_of(nodes_a_block));
             encode.each_batch(&distinct, params.threads, |batch| {
                 factors.extend(batch.factors);
                 whole_scales.extend(batch.whole_scales);
-                batch.codes.iter().try_for_each(|block| out.raw(&block.0))
+                for codes in batch.codes.chunks(nodes_a_block * header.blocks()) {
+                    block.clear();
+                    codes.iter().for_each(|code| block.extend_from_slice(&code.0));
+                    code_hashes.push(xxh3_64(&block));
+                    out.raw(&block)?;
+                }
+                Ok(())
             })?;
         }
         out.end(&mut header, Kind::Codes)?;
         out.numbers(&mut header, Kind::Factors, pairs(&factors, |factors| [factors.scale, factors.bias]))?;
         out.numbers(&mut header, Kind::WholeScales, whole_scales.iter().map(|scale| scale.to_le_bytes()))?;
         out.begin(&mut header, Kind::Vectors, input.slots.len() * input.size * 4)?;
-        let mut bytes = vec![0; 4 * input.size];
-        for row in 0..input.slots.len() as Row {
-            bytes.as_chunks_mut().0.iter_mut().zip(input.vector(row)).for_each(|(bytes, x)| *bytes = x.to_le_bytes());
-            out.raw(&bytes)?;
+        let (_, rows_a_block) = header.blocks_of(Kind::Vectors).expect("rows are not empty");
+        let mut hashes = Vec::with_capacity(input.slots.len().div_ceil(rows_a_block));
+        for first in (0..input.slots.len()).step_by(rows_a_block) {
+            block.clear();
+            for row in first..input.slots.len().min(first + rows_a_block) {
+                block.extend(input.vector(row as Row).iter().flat_map(|x| x.to_le_bytes()));
+            }
+            hashes.push(xxh3_64(&block));
+            out.raw(&block)?;
         }
         out.end(&mut header, Kind::Vectors)?;
+        out.numbers(&mut header, Kind::VectorHashes, hashes.iter().map(|hash| hash.to_le_bytes()))?;
+        out.numbers(&mut header, Kind::CodeHashes, code_hashes.iter().map(|hash| hash.to_le_bytes()))?;
 
         out.finish(&mut header)
     }

@@ -13,10 +13,28 @@ fn main() {
     assert!(missing(&of_collections) || missing(&of_segments), "both are there already: a format that was released does not change");
     if missing(&of_collections) {
         fixture::write(&of_collections);
+        tidy(&of_collections);
         println!("{}", of_collections.display());
     }
     if missing(&of_segments) {
         fixture::write_segments(&of_segments);
+        tidy(&of_segments);
         println!("{}", of_segments.display());
+    }
+}
+
+/// Takes away what only an open store needs.
+fn tidy(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            tidy(&path);
+        } else if name == "lock" || name.ends_with("-shm") {
+            std::fs::remove_file(path).unwrap();
+        } else if name.ends_with("-wal") {
+            assert_eq!(path.metadata().unwrap().len(), 0, "{} was moved into its file when the store was closed", path.display());
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }

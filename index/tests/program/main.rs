@@ -338,7 +338,7 @@ fn the_harness_drives_it_line_by_line() {
     // A filter too few is an error, not a search without one.
     fs::write(folder.path().join("filters.jsonl"), own(1)).unwrap();
     let mut child = Command::new(PROGRAM);
-    child.current_dir(folder.path()).args(["bench", "data", "--queries", "vectors.npy", "--child", "--verify", "links-only"]);
+    child.current_dir(folder.path()).args(["bench", "data", "--queries", "vectors.npy", "--child", "--verify", "eager"]);
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     writeln!(child.stdin.take().unwrap(), "search filters=filters.jsonl").unwrap();
     let output = child.wait_with_output().unwrap();

@@ -52,8 +52,8 @@ pub(crate) struct Bench {
     /// Use only the first queries.
     #[arg(long, value_name = "N")]
     first: Option<usize>,
-    /// What of the segments is hashed before it is searched. Links are checked in either case.
-    #[arg(long, value_enum, default_value_t = VerifyName::Eager)]
+    /// What of the segments is hashed, and when. Links are checked in any case.
+    #[arg(long, value_enum, default_value_t = VerifyName::OnRead)]
     verify: VerifyName,
     /// Write the figures as JSON.
     #[arg(long, value_name = "FILE")]
@@ -68,17 +68,17 @@ pub(crate) struct Bench {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum VerifyName {
-    /// All of it, which reads every byte.
+    /// All of it when it is opened, which reads every byte.
     Eager,
-    /// All but codes and vectors: opens sooner, and a fault in those is noticed by `verify` only.
-    LinksOnly,
+    /// Codes and full rows when they are first read, the rest when it is opened.
+    OnRead,
 }
 
 impl From<VerifyName> for Verify {
     fn from(name: VerifyName) -> Self {
         match name {
             VerifyName::Eager => Self::Eager,
-            VerifyName::LinksOnly => Self::LinksOnly,
+            VerifyName::OnRead => Self::OnRead,
         }
     }
 }
