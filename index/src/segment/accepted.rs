@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::format::Kind;
+use super::runs::Runs;
 use super::{Bits, FURTHER, Row, Segment};
 use crate::build::Node;
 
@@ -16,9 +17,17 @@ use crate::build::Node;
 #[derive(Debug, Default)]
 pub(crate) struct AcceptedRows {
     rows: Bits,
-    /// By node of the segment with this serial number. Made of the rows, and gone when they change.
-    nodes: OnceLock<(u64, Vec<u64>)>,
+    /// The same of the segment with this serial number. Made of the rows, and gone when they change.
+    nodes: OnceLock<(u64, ByNode)>,
     walks: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct ByNode {
+    /// A bit a node.
+    bits: Vec<u64>,
+    /// By cluster that has runs: does any of its nodes stand for an accepted row?
+    clusters: Vec<bool>,
 }
 
 impl AcceptedRows {
@@ -33,7 +42,7 @@ impl AcceptedRows {
 
     /// Bytes they take.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(self.rows.words()) + self.nodes.get().map_or(0, |(_, nodes)| size_of_val(&**nodes))
+        size_of_val(self.rows.words()) + self.nodes.get().map_or(0, |(_, nodes)| size_of_val(&*nodes.bits) + nodes.clusters.len())
     }
 
     /// As a walk through the segment asks for them.
@@ -44,7 +53,7 @@ impl AcceptedRows {
             let _ = self.nodes.set((segment.serial, accepted.by_node()));
         }
         let of_segment = self.nodes.get().filter(|(serial, _)| *serial == segment.serial);
-        Accepted { nodes: of_segment.map(|(_, nodes)| &**nodes), ..accepted }
+        Accepted { nodes: of_segment.map(|(_, nodes)| nodes), ..accepted }
     }
 }
 
@@ -86,10 +95,15 @@ pub(super) struct Accepted<'a> {
     segment: &'a Segment,
     node_rows: &'a [u32],
     pub(super) rows: &'a Bits,
-    nodes: Option<&'a [u64]>,
+    nodes: Option<&'a ByNode>,
 }
 
-impl Accepted<'_> {
+impl<'a> Accepted<'a> {
+    /// By cluster that has runs, whether there are any in it; empty as long as that is not known.
+    pub(super) fn clusters(&self) -> &'a [bool] {
+        self.nodes.map_or(&[], |nodes| &nodes.clusters)
+    }
+
     /// A node that is a link or in a run.
     #[inline(always)]
     pub(super) fn has(&self, node: Node) -> bool {
@@ -98,7 +112,7 @@ impl Accepted<'_> {
         // and, where there are bits, one of these.
         unsafe {
             match self.nodes {
-                Some(nodes) => nodes.get_unchecked(node as usize / 64) >> (node % 64) & 1 == 1,
+                Some(nodes) => nodes.bits.get_unchecked(node as usize / 64) >> (node % 64) & 1 == 1,
                 None => self.leads(node, *self.node_rows.get_unchecked(node as usize)),
             }
         }
@@ -116,14 +130,16 @@ impl Accepted<'_> {
         self.segment.further_rows(node).iter().any(|[_, row]| self.rows.contains(*row))
     }
 
-    fn by_node(&self) -> Vec<u64> {
+    fn by_node(&self) -> ByNode {
         let is_one = |row: u32| u64::from(self.rows.contains(row & !FURTHER));
         let word = |rows: &[u32]| rows.iter().zip(0..).fold(0, |word, (row, bit)| word | is_one(*row) << bit);
-        let mut nodes: Vec<u64> = self.node_rows.chunks(64).map(word).collect();
+        let mut bits: Vec<u64> = self.node_rows.chunks(64).map(word).collect();
         for [node, row] in self.segment.section::<[u32; 2]>(Kind::FurtherRows) {
-            nodes[*node as usize / 64] |= is_one(*row) << (node % 64);
+            bits[*node as usize / 64] |= is_one(*row) << (node % 64);
         }
-        nodes
+        let has = |node: Node| bits[node as usize / 64] >> (node % 64) & 1 == 1;
+        let clusters = Runs::of(self.segment).map_or(Vec::new(), |runs| runs.of_clusters().map(|mut nodes| nodes.any(has)).collect());
+        ByNode { bits, clusters }
     }
 }
 

@@ -56,6 +56,12 @@ impl<'a> Runs<'a> {
         self.starts.chunks_exact(self.spreads.len() + 1)
     }
 
+    /// By cluster, its nodes.
+    pub(super) fn of_clusters(self) -> impl Iterator<Item = impl Iterator<Item = Node> + use<'a>> {
+        let of_layer = move |cluster| move |starts: &'a [Node]| starts[cluster]..starts[cluster + 1];
+        (0..self.spreads.len()).map(move |cluster| self.of_layers().flat_map(of_layer(cluster)))
+    }
+
     /// Nodes of a cluster.
     fn size(self, cluster: usize) -> usize {
         self.of_layers().map(|starts| (starts[cluster + 1] - starts[cluster]) as usize).sum()
@@ -120,13 +126,19 @@ impl<I: Isa> Steps<'_, I> {
         reach.clear();
         reach.resize(clusters, 0.0);
         self.compare_run(middles, 0, reach);
-        let mut next = largest(reach).0;
-        let square = self.isa.dot(query, query);
-        for (reach, spread) in reach.iter_mut().zip(runs.spreads) {
-            *reach = spread.reach(*reach, square);
-        }
         entered.clear();
         entered.resize(clusters, false);
+        // Nobody would be accepted there.
+        let passed_over = accepted.map_or(&[][..], |accepted| accepted.clusters()).iter().map(|any| !any);
+        for ((reach, entered), is_none) in reach.iter_mut().zip(entered.iter_mut()).zip(passed_over) {
+            *entered = is_none;
+            *reach = if is_none { f32::NEG_INFINITY } else { *reach };
+        }
+        let mut next = largest(reach).0;
+        let square = self.isa.dot(query, query);
+        for ((reach, spread), entered) in reach.iter_mut().zip(runs.spreads).zip(entered.iter()) {
+            *reach = if *entered { f32::NEG_INFINITY } else { spread.reach(*reach, square) };
+        }
         let mut compared = clusters;
         let Scratch { pool, stamps, stamp, clusters: ClusterScratch { reach, entered, nearness }, .. } = scratch;
         let mut nearest = Unordered::of(pool, self.effort.ef);
