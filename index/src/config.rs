@@ -9,6 +9,7 @@ use crate::codes::Codes;
 use crate::distance::Distance;
 use crate::error::{Error, Result};
 use crate::payload::{KeyPath, PayloadSchema};
+use crate::point::{PAYLOAD_DEPTH, is_within_depth};
 
 /// The most dimensions a vector may have.
 pub(crate) const MAX_SIZE: usize = 65_536;
@@ -87,6 +88,9 @@ impl CollectionConfig {
             if name.len() > usize::from(u8::MAX) {
                 return refuse(format!("name of vector `{name}`"), "longer than 255 bytes");
             }
+        }
+        if self.metadata.as_ref().is_some_and(|metadata| !is_within_depth(metadata, PAYLOAD_DEPTH)) {
+            return refuse("metadata".to_owned(), &format!("it is nested more than {PAYLOAD_DEPTH} deep"));
         }
         // hnsw_rs counts links in a u8, doubled on layer 0, and ends the process above 256; below 2 its level scale is infinite.
         if !(2..=127).contains(&self.hnsw.m) {

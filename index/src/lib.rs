@@ -47,6 +47,7 @@ mod store;
 mod sync;
 mod tail;
 mod truth;
+mod unique_json;
 mod vector;
 mod vector_index;
 mod writer;

@@ -62,6 +62,25 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The filter that decides which points it concerns, if there is one.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::Upsert { filter, .. } | Self::UpdateVectors { filter, .. } => filter.as_ref(),
+            Self::DeleteVectors { points, .. }
+            | Self::SetPayload { points, .. }
+            | Self::OverwritePayload { points, .. }
+            | Self::DeletePayload { points, .. }
+            | Self::ClearPayload { points }
+            | Self::Delete { points } => match points {
+                Selector::Filter(filter) => Some(filter),
+                Selector::Ids(_) => None,
+            },
+            Self::CreateIndex { .. } | Self::DropIndex { .. } => None,
+        }
+    }
+}
+
 /// Which points an operation concerns.
 #[derive(Clone, Debug)]
 pub enum Selector {

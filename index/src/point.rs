@@ -12,16 +12,18 @@ pub type Payload = serde_json::Map<String, serde_json::Value>;
 /// 32 deeper.
 pub(crate) const PAYLOAD_DEPTH: usize = 64;
 
+/// Does it hold no more arrays and objects in one another?
+pub(crate) fn is_within_depth(value: &serde_json::Value, depth: usize) -> bool {
+    match value {
+        serde_json::Value::Array(values) => depth > 0 && values.iter().all(|value| is_within_depth(value, depth - 1)),
+        serde_json::Value::Object(fields) => depth > 0 && fields.values().all(|value| is_within_depth(value, depth - 1)),
+        _ => true,
+    }
+}
+
 /// Refuses a payload that could be written and not be read again.
 pub(crate) fn check_payload(payload: &Payload) -> Result<()> {
-    fn fits(value: &serde_json::Value, room: usize) -> bool {
-        match value {
-            serde_json::Value::Array(values) => room > 0 && values.iter().all(|value| fits(value, room - 1)),
-            serde_json::Value::Object(fields) => room > 0 && fields.values().all(|value| fits(value, room - 1)),
-            _ => true,
-        }
-    }
-    match payload.iter().find(|(_, value)| !fits(value, PAYLOAD_DEPTH - 1)) {
+    match payload.iter().find(|(_, value)| !is_within_depth(value, PAYLOAD_DEPTH - 1)) {
         Some((key, _)) => Err(Error::PayloadDepth { key: key.clone(), limit: PAYLOAD_DEPTH }),
         None => Ok(()),
     }

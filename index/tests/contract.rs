@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use moco_index::{CollectionConfig, Distance, Error, Payload, Point, PointId, SearchRequest, Store, VectorParams};
+use moco_index::{
+    Ack, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, KeyPath, Number, Operation, OrderBy, Payload, Point,
+    PointId, Range, Recommend, SearchRequest, Selector, Store, Strategy, UpsertMode, VectorParams,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -136,6 +139,70 @@ fn bad_vectors_are_refused_and_nothing_of_their_request_is_stored() {
     assert!(matches!(points.search(&SearchRequest::new(vec![1.0, 0.0], 0)), Err(Error::Limit)));
     let unknown = SearchRequest { vector_name: "x".to_owned(), ..SearchRequest::new(vec![1.0, 0.0], 1) };
     assert!(matches!(points.search(&unknown), Err(Error::UnknownVector { .. })));
+}
+
+/// Those of programs as well as those that were read from JSON.
+#[test]
+fn filters_past_the_limits_are_refused_by_every_call() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let points = store.create_collection("c", CollectionConfig::unnamed(2, Distance::Cosine)).unwrap();
+    points.upsert(vec![point(1, &[1.0, 0.0])]).unwrap();
+    let deep = || (0..40).fold(Filter::default(), |inner, _| Filter::must([inner.into()]));
+    let endless = Range { gt: Some(Number::Float(f64::NAN)), ..Range::default() };
+    let no_number = || Filter::must([Condition::field("a").in_range(endless)]);
+    let key = || KeyPath::parse("a").unwrap();
+    for made in [&deep as &dyn Fn() -> Filter, &no_number] {
+        let filter = made();
+        let request = SearchRequest { filter: Some(made()), ..SearchRequest::new(vec![1.0, 0.0], 1) };
+        let recommend =
+            Recommend { positive: vec![Example::Vector(vec![1.0, 0.0])], strategy: Strategy::BestScore, ..Recommend::default() };
+        let order = OrderBy { key: key(), direction: Direction::Ascending, start_from: None };
+        let some = || Selector::Filter(made());
+        let empty = Payload::new;
+        let operations = [
+            Operation::Upsert { points: vec![point(1, &[0.0, 1.0])], mode: UpsertMode::Upsert, filter: Some(made()) },
+            Operation::UpdateVectors { points: Vec::new(), filter: Some(made()) },
+            Operation::DeleteVectors { points: some(), names: vec![String::new()] },
+            Operation::SetPayload { points: some(), payload: empty(), key: None },
+            Operation::OverwritePayload { points: some(), payload: empty() },
+            Operation::DeletePayload { points: some(), keys: vec![key()] },
+            Operation::ClearPayload { points: some() },
+            Operation::Delete { points: some() },
+        ];
+        let mut refusals = vec![
+            points.search(&request).map(drop),
+            points.search_batch(std::slice::from_ref(&request)).remove(0).map(drop),
+            points.recommend(&recommend, &request).map(drop),
+            points.count_passing(&filter).map(drop),
+            points.scroll_passing(Some(&filter), None, 1, false, false).map(drop),
+            points.scroll_ordered(&order, Some(&filter), 1, false, false).map(drop),
+            points.facet(&key(), Some(&filter), 1).map(drop),
+            points.sample(Some(&filter), 1, 1, false, false).map(drop),
+        ];
+        refusals.extend(operations.into_iter().map(|operation| points.apply(operation, Ack::Accepted).map(drop)));
+        for (call, refusal) in refusals.into_iter().enumerate() {
+            assert!(matches!(refusal, Err(Error::Filter { .. })), "call {call}: {refusal:?}");
+        }
+    }
+    assert_eq!(ids_and_scores(&points.search(&SearchRequest::new(vec![1.0, 0.0], 9)).unwrap()), [(1, 1.0)]);
+}
+
+/// What could be written and not be read again.
+#[test]
+fn metadata_that_is_nested_too_deep_is_refused() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+    let config = |depth| CollectionConfig { metadata: Some(nested(depth)), ..CollectionConfig::unnamed(2, Distance::Cosine) };
+    for depth in [65, 200] {
+        let refusal = store.create_collection("c", config(depth)).err().unwrap();
+        assert!(matches!(&refusal, Error::Config { field, .. } if field == "metadata"), "{refusal}");
+    }
+    drop(store.create_collection("c", config(64)).unwrap());
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.collection("c").unwrap().config().metadata, Some(nested(64)));
 }
 
 #[test]

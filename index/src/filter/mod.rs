@@ -211,7 +211,8 @@ impl Filter {
         self
     }
 
-    /// Reads a filter from JSON.
+    /// Reads a filter from JSON. As a [`Value`](serde_json::Value) has lost keys that stood there twice, text is better read by `serde`
+    /// (`serde_json::from_str::<Filter>`), which refuses them.
     ///
     /// # Errors
     /// [`Error::Filter`](crate::Error::Filter) with the place (`must[2].range.gte`) and the reason.

@@ -13,6 +13,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::payload::KeyPath;
+use crate::unique_json::UniqueJson;
 
 /// What a condition is told apart by.
 const FILTER_KEYS: [&str; 4] = ["must", "should", "must_not", "min_should"];
@@ -308,6 +309,6 @@ fn name_of(value: &Value) -> String {
 
 impl<'de> serde::Deserialize<'de> for Filter {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        Self::parse(&Value::deserialize(deserializer)?).map_err(|error: Error| serde::de::Error::custom(error))
+        Self::parse(&UniqueJson::deserialize(deserializer)?.0).map_err(|error: Error| serde::de::Error::custom(error))
     }
 }

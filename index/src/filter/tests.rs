@@ -339,6 +339,19 @@ fn a_refusal_names_the_place_and_the_thing() {
 }
 
 #[test]
+fn a_key_that_stands_there_twice_is_refused() {
+    let read = |text: &str| serde_json::from_str::<Filter>(text).map_err(|error| error.to_string());
+    assert!(read(r#"{"must": {"key": "a", "match": {"value": 1}}}"#).is_ok());
+    for (twice, key) in [
+        (r#"{"must": {"key": "a", "match": {"value": 1}}, "must": {"key": "b", "match": {"value": 1}}}"#, "must"),
+        (r#"{"must": {"key": "a", "range": {"gte": 5, "gte": 0}}}"#, "gte"),
+    ] {
+        let refusal = read(twice).unwrap_err();
+        assert!(refusal.contains(&format!("the key `{key}` stands there twice")), "{refusal}");
+    }
+}
+
+#[test]
 fn depth_and_numbers_of_conditions_have_limits() {
     let deep = |depth: usize| (1..depth).fold(json!({"must": {"has_id": [1]}}), |inner, _| json!({"must": [inner]}));
     assert!(Filter::parse(&deep(MAX_DEPTH)).is_ok());
