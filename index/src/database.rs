@@ -141,8 +141,13 @@ impl Database {
     pub(crate) fn copy(path: &Path, to: &Path) -> Result<()> {
         let database = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         // As bytes: SQLite opens what it is given, and a path need not be UTF-8.
-        let to = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_encoded_bytes()));
-        database.run(|connection| connection.execute("VACUUM INTO ?", [&to]).map(drop))
+        let name = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_encoded_bytes()));
+        database.run(|connection| connection.execute("VACUUM INTO ?", [&name]).map(drop)).map_err(|error| match error {
+            // Where it is written, not where it is read.
+            Error::DiskFull { .. } => Error::DiskFull { path: to.to_owned() },
+            Error::ReadOnly { .. } => Error::ReadOnly { path: to.to_owned() },
+            other => other,
+        })
     }
 
     /// A second connection to an open file, which only reads.

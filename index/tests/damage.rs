@@ -137,3 +137,36 @@ fn a_path_that_is_a_file_is_refused() {
     assert!(matches!(Store::open(file.path()), Err(Error::NotAFolder { path }) if path == file.path()));
     assert!(matches!(Store::open(file.path().join("below")), Err(Error::NotAFolder { .. })));
 }
+
+#[test]
+fn a_snapshot_takes_away_what_a_killed_one_left_and_nothing_else() {
+    let (folder, file) = filled();
+    let collection = open(folder.path(), &file).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let name = |uuid: u128, ending: &str| out.path().join(format!(".{}.unfinished-snapshot{ending}", uuid::Uuid::from_u128(uuid)));
+    let left = ["", ".database", ".database-journal"].map(|ending| name(1, ending));
+    // Another process is at it, or it only looks so.
+    let kept = [
+        name(2, ""),
+        name(2, ".database"),
+        out.path().join("a.database"),
+        out.path().join("a.partial"),
+        out.path().join(".x.unfinished-snapshot"),
+    ];
+    for path in left.iter().chain(&kept) {
+        std::fs::write(path, "something").unwrap();
+    }
+    let other = std::fs::File::open(&kept[0]).unwrap();
+    other.lock().unwrap();
+    collection.backup(out.path().join("a")).unwrap();
+    assert!(left.iter().all(|path| !path.exists()), "what was left is gone");
+    for path in &kept {
+        assert_eq!(std::fs::read(path).unwrap(), b"something", "{}", path.display());
+    }
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), kept.len() + 1, "nothing is left of this one");
+    // What cannot be made is named, not what it would be made of.
+    let nowhere = out.path().join("a").join("b");
+    let refusal = collection.backup(&nowhere).err().unwrap().to_string();
+    assert!(refusal.contains(out.path().to_str().unwrap()), "{refusal}");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), kept.len() + 1);
+}

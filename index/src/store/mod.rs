@@ -82,7 +82,7 @@ impl StoreOptions {
         self
     }
 
-    /// What of a segment is verified before it is used.
+    /// When a segment is verified, all of which is before it is used.
     #[must_use]
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;

@@ -10,9 +10,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::sync_folder;
@@ -26,6 +27,10 @@ const SNAPSHOT_FORMAT: u32 = 1;
 /// A manifest is a few lines; a longer one is not ours.
 const LONGEST_MANIFEST: u32 = 1 << 16;
 const BUFFER: usize = 1 << 20;
+/// Endings of a snapshot that is being written, after a UUID, and further ones of the copy that it is made of.
+const UNFINISHED: &str = ".unfinished-snapshot";
+const COPY: &str = ".database";
+const COPY_JOURNAL: &str = ".database-journal";
 
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,24 +56,46 @@ pub(crate) fn write(database: &Path, path: &Path) -> Result<SnapshotManifest> {
     if path.exists() {
         return Err(Error::Exists { path: path.to_owned() });
     }
-    let [copy, partial] = ["database", "partial"].map(|kind| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{kind}"));
-        std::path::PathBuf::from(name)
-    });
-    // What a crash left of an earlier attempt.
-    let clear = || [&copy, &partial].iter().for_each(|path| drop(fs::remove_file(path)));
-    clear();
+    clear_what_was_left(folder);
+    let partial = folder.join(format!(".{}{UNFINISHED}", Uuid::new_v4()));
+    let copy = with_ending(&partial, COPY);
     let outcome = write_parts(database, &copy, &partial).and_then(|manifest| {
         fs::rename(&partial, path).map_err(|source| Error::io("name", path, source))?;
         sync_folder(folder)?;
         Ok(manifest)
     });
-    clear();
+    clear(&partial);
     outcome
 }
 
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Removes a snapshot that is not finished, its copy of the database, and what SQLite keeps beside that. Most are not there.
+fn clear(partial: &Path) {
+    for ending in ["", COPY, COPY_JOURNAL] {
+        let _ = fs::remove_file(with_ending(partial, ending));
+    }
+}
+
+/// Removes what a process left in `folder` that ended while it wrote a snapshot. Whoever writes one holds a lock on it.
+fn clear_what_was_left(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let uuid = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(UNFINISHED));
+        if uuid.is_some_and(|uuid| Uuid::try_parse(uuid).is_ok()) && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            clear(&path);
+        }
+    }
+}
+
 fn write_parts(database: &Path, copy: &Path, partial: &Path) -> Result<SnapshotManifest> {
+    let io = |source| Error::io("write", partial, source);
+    let mut file = File::create_new(partial).map_err(io)?;
+    file.lock().map_err(io)?;
     Database::copy(database, copy)?;
     let (operation, points) = {
         let header = Truth::reader(copy)?.header()?;
@@ -78,8 +105,6 @@ fn write_parts(database: &Path, copy: &Path, partial: &Path) -> Result<SnapshotM
     let manifest =
         SnapshotManifest { format: SNAPSHOT_FORMAT, index_format: FORMAT, operation, points, length, checksum: format!("{checksum:032x}") };
     let text = serde_json::to_vec(&manifest).expect("a manifest has string keys");
-    let io = |source| Error::io("write", partial, source);
-    let mut file = File::create(partial).map_err(io)?;
     let mut head = MAGIC.to_vec();
     head.extend((text.len() as u32).to_le_bytes());
     head.extend(&text);

@@ -2,14 +2,14 @@
 //!
 //! `tests/data/format-N` was written by the version whose format N was, by `write.rs` beside this file:
 //! `cargo run -p moco-index --example write_format_fixture`. When the format changes, write the present one's first. Segments have a format
-//! of their own; those of the first are in `format-2` and `format-3`, later ones in `segment-N`.
+//! of their own; those of the first are in `format-2` and `format-3`, later ones in `segment-N`. So have snapshots: `snapshot-N.snapshot`.
 
 mod fixture;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use moco_index::{Collection, Distance, FORMAT, Point, PointId, SEGMENT_FORMAT, SearchRequest, Store};
+use moco_index::{Collection, Distance, Error, FORMAT, Point, PointId, SEGMENT_FORMAT, SearchRequest, Store};
 use serde_json::json;
 
 use crate::fixture::{clusters, long, points};
@@ -69,6 +69,31 @@ fn every_format_that_was_ever_written_opens() {
         let collection = store.collection("old").unwrap();
         assert_eq!((collection.info().upgraded_from, collection.count()), (None, 20));
         collection.verify().unwrap();
+    }
+}
+
+#[test]
+fn snapshots_of_every_format_that_was_ever_written_are_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let collection = store.restore(data().join("snapshot-1.snapshot"), "restored").unwrap();
+    collection.verify().unwrap();
+    holds_what_was_written(&collection);
+}
+
+#[test]
+fn a_newer_snapshot_is_refused_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    for (format, index_format) in [(2, 1), (1, FORMAT + 1)] {
+        // A manifest with a field that this build does not know.
+        let manifest = json!({"format": format, "index_format": index_format, "later": true}).to_string();
+        let length = (manifest.len() as u32).to_le_bytes();
+        let checksum = xxhash_rust::xxh3::xxh3_128(manifest.as_bytes()).to_le_bytes();
+        let path = folder.path().join("newer");
+        std::fs::write(&path, [b"MOCOSNAP", &length[..], manifest.as_bytes(), &checksum].concat()).unwrap();
+        let refusal = store.restore(&path, "newer").err().unwrap();
+        assert!(matches!(&refusal, Error::Format { path: named, .. } if *named == path), "{refusal}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writes `tests/data/format-N` and `tests/data/segment-N`, whichever is not there yet, in the formats of this build:
+//! Writes `tests/data/format-N`, `tests/data/segment-N` and `tests/data/snapshot-N.snapshot`, whichever is not there yet, in the formats of this build:
 //! `cargo run -p moco-index --example write_format_fixture`.
 
 use std::path::Path;
@@ -9,8 +9,10 @@ fn main() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let of_collections = data.join(format!("format-{}", moco_index::FORMAT));
     let of_segments = data.join(format!("segment-{}", moco_index::SEGMENT_FORMAT));
-    let missing = |folder: &Path| !folder.exists();
-    assert!(missing(&of_collections) || missing(&of_segments), "both are there already: a format that was released does not change");
+    let of_snapshots = data.join("snapshot-1.snapshot");
+    let missing = |path: &Path| !path.exists();
+    let is_any_missing = [&of_collections, &of_segments, &of_snapshots].into_iter().any(|path| missing(path));
+    assert!(is_any_missing, "all are there already: a format that was released does not change");
     if missing(&of_collections) {
         fixture::write(&of_collections);
         tidy(&of_collections);
@@ -20,6 +22,14 @@ fn main() {
         fixture::write_segments(&of_segments);
         tidy(&of_segments);
         println!("{}", of_segments.display());
+    }
+    if missing(&of_snapshots) {
+        let folder = tempfile::tempdir().unwrap();
+        fixture::write(folder.path());
+        let collection = moco_index::Store::open(folder.path()).unwrap().collection("old").unwrap();
+        let manifest = collection.backup(&of_snapshots).unwrap();
+        assert_eq!(manifest.format, 1, "the file has the number of its format");
+        println!("{}", of_snapshots.display());
     }
 }
 
