@@ -63,7 +63,7 @@ impl Thread {
     pub(crate) fn run(self, pokes: &Receiver<()>) {
         self.load_segments();
         while pokes.recv().is_ok() {
-            let compaction = self.shared.maintain(|maintenance| maintenance.compactions.0);
+            let (compaction, asked) = self.shared.maintain(|maintenance| (maintenance.compactions.0, maintenance.pokes));
             // The first of a compaction, for whoever waits for it: what follows may go well.
             let mut failure = None;
             let mut failed = false;
@@ -84,7 +84,8 @@ impl Thread {
                     maintenance.compactions.1 = compaction;
                     maintenance.compaction_failure = failure;
                 }
-                maintenance.settled = true;
+                // Who asked since then has asked again.
+                maintenance.settled = maintenance.pokes == asked;
             });
         }
     }
@@ -120,8 +121,10 @@ impl Thread {
                 Body::Frozen(segment, _) => Some(Arc::clone(segment)),
                 Body::Lost(_) => None,
             });
-            // Without segments, or with a long tail, every search waits for it.
-            (replaced.collect::<Vec<_>>(), !asked && !space.segments.is_empty() && space.tail.live() <= FAR_BEHIND * LONGEST_TAIL)
+            let is_lost = space.segments.iter().any(|part| matches!(part.body, Body::Lost(_)));
+            // Without segments, with one of them lost, or with a long tail, every search waits for it.
+            let is_urgent = asked || is_lost || space.segments.is_empty() || space.tail.live() > FAR_BEHIND * LONGEST_TAIL;
+            (replaced.collect::<Vec<_>>(), !is_urgent)
         };
         self.shared.maintain(|maintenance| maintenance.building = Some(vector.clone()));
         let outcome = if can_wait {
@@ -279,7 +282,8 @@ fn columns(rows: usize) -> (Vec<Slot>, Vec<PointNumber>, Vec<PointId>) {
     (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows))
 }
 
-/// Brings what walks read into memory that is quick to read. Without it they read the mapped file.
+/// Brings what walks read into memory that is quick to read, its codes hashed. Without it they read the mapped file, and hash what they
+/// read; whether there was damage the segment says.
 fn load(segment: &Segment) {
     let _ = segment.load();
 }
@@ -389,6 +393,25 @@ mod tests {
                 (0..stored.slots.len() as u32).for_each(|row| assert_eq!(of_tail.vector(row), stored.vector(row)));
             }
         });
+    }
+
+    #[test]
+    fn a_segment_that_is_found_damaged_is_built_anew_whatever_failed_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = Space::new(&VectorParams::new(1, Distance::Euclid));
+        let mut part = part(folder.path(), 20);
+        part.kill(23);
+        space.install(20, 29, Some(part));
+        let Body::Frozen(segment, _) = space.segments[0].body.clone() else { unreachable!() };
+        space.failure = Some(("no space".to_owned(), 29));
+        assert_eq!(next_task("", &space, &HnswParams::default(), 0), None);
+        space.lose(&segment, "a row is wrong");
+        assert_eq!(next_task("", &space, &HnswParams::default(), 0), Some(Task { vector: String::new(), first: 20, last: 29 }));
+        // Who died before is remembered, and who dies from now on.
+        assert_eq!((space.live(), space.is_live(23), space.is_live(24)), (9, false, true));
+        space.kill(24);
+        space.kill(23);
+        assert_eq!((space.live(), space.is_live(24)), (8, false));
     }
 
     /// A closing once took the first segment away and left its vectors to the tail; the task that followed had no range, for ever.

@@ -91,7 +91,7 @@ impl Graph {
     /// # Errors
     /// If it cannot be read, or is not what was written.
     pub fn open(path: &Path, written: &Written) -> Result<Self> {
-        Segment::open(path, &written.0, Verify::OnRead).map(Self)
+        Segment::open(path, &written.0, Verify::Eager).map(Self)
     }
 
     /// Copies what walks read to large pages.

@@ -182,12 +182,13 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 fn damage_segments(folder: &Path, part: Segment) {
     for file in segments(folder) {
         let mut bytes = std::fs::read(&file).unwrap();
-        let place = match part {
+        // Of a row the exponent: the first becomes a version that nobody wrote.
+        let (place, flipped) = match part {
             Segment::Whole => return,
-            Segment::Damaged => 0,
-            Segment::WithDamagedRows => segment::first_row(&bytes),
+            Segment::Damaged => (0, 1),
+            Segment::WithDamagedRows => (segment::first_row(&bytes) + 3, 0x42),
         };
-        bytes[place] ^= 1;
+        bytes[place] ^= flipped;
         std::fs::write(&file, bytes).unwrap();
     }
 }

@@ -75,8 +75,8 @@ pub(crate) struct Found {
     pub(crate) owner: Owner,
 }
 
-/// Reads the living vectors of a range whose segment is lost, or was just found damaged.
-pub(crate) type ReadLost<'a> = &'a dyn Fn(&Part) -> Result<Vec<(Owner, Vec<f32>)>>;
+/// Shows the living vectors of a range whose segment is lost, or was just found damaged.
+pub(crate) type ReadLost<'a> = &'a dyn Fn(&Part, &mut dyn FnMut(Owner, &[f32])) -> Result<()>;
 
 /// The nearest vectors among the `passing` points, nearest first, ties by id; offset, limit and threshold applied. `query`
 /// is checked and scaled.
@@ -108,11 +108,11 @@ pub(crate) fn search(
                 continue;
             }
         }
-        for (owner, vector) in read_lost(part)? {
+        read_lost(part, &mut |owner, vector| {
             if passing.is_none_or(|passing| passing.has(owner.point)) {
-                nearest.offer(distance.nearness(query, &vector), owner);
+                nearest.offer(distance.nearness(query, vector), owner);
             }
-        }
+        })?;
     }
     Kernel::get().run(TailScan { tail: &space.tail, distance, query, passing, nearest: &mut nearest });
     let found = nearest
@@ -168,8 +168,11 @@ pub(crate) fn score_all(
                 continue;
             }
         }
-        let lost = read_lost(part)?;
-        lost.iter().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
+        read_lost(part, &mut |owner, vector| {
+            if passes(&owner) {
+                nearest.offer(score(vector), owner);
+            }
+        })?;
     }
     space.tail.rows().filter(|(owner, _)| passes(owner)).for_each(|(owner, vector)| nearest.offer(score(vector), *owner));
     let found =

@@ -1,7 +1,7 @@
 //! What a collection knows in memory: its configuration, and where the vectors are that a search compares with.
 //!
-//! The writer thread changes it, after the commit and before the acknowledgement; everybody else reads. Readers hold the
-//! lock for a look-up or the clone of an `Arc`, never for a search.
+//! The writer thread changes it, after the commit and before the acknowledgement, and whoever comes upon a damaged segment gives that up;
+//! everybody else reads. Readers hold the lock for a look-up or the clone of an `Arc`, never for a search.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Part {
     pub(crate) row: Arc<SegmentRow>,
     pub(crate) body: Body,
     pub(crate) live: usize,
-    /// Those that died since its file was found damaged: what is built in its place meanwhile was read before.
+    /// Of a part that is lost, those of its segment that died: what is built in its place meanwhile may have been read before.
     pub(crate) died: BTreeSet<Slot>,
 }
 
@@ -101,7 +101,7 @@ impl Space {
     pub(crate) fn lose(&mut self, damaged: &Arc<Segment>, damage: &str) {
         for part in Arc::make_mut(&mut self.segments) {
             if let Body::Frozen(segment, live) = &part.body
-                && Arc::ptr_eq(segment, damaged)
+                && part.is_of(damaged)
             {
                 // A build may be under way that read its range before they died.
                 if let Some(live) = live {
@@ -113,6 +113,8 @@ impl Space {
                     part.died.clear();
                 }
                 part.body = Body::Lost(damage.to_owned());
+                // Whatever a build failed for before, this one is worth trying.
+                self.failure = None;
             }
         }
     }
@@ -133,6 +135,10 @@ impl Part {
     pub(crate) fn new(row: SegmentRow, segment: Segment) -> Self {
         let live = segment.rows();
         Self { row: Arc::new(row), body: Body::Frozen(Arc::new(segment), None), live, died: BTreeSet::new() }
+    }
+
+    pub(crate) fn is_of(&self, segment: &Arc<Segment>) -> bool {
+        matches!(&self.body, Body::Frozen(own, _) if Arc::ptr_eq(own, segment))
     }
 
     pub(crate) fn kill(&mut self, slot: Slot) {

@@ -8,7 +8,8 @@ use crate::segment::{AcceptedRows, Scored, Segment};
 /// Rows that can be asked which of them are nearest.
 pub(crate) trait VectorIndex {
     /// The `wanted` nearest rows among those in `accept` (all, if `None`), with their nearness: larger is nearer, bit for bit
-    /// that of the full rows. The nearest first, ties by id, never fewer than there are.
+    /// that of the full rows. The nearest first, ties by id, never fewer than there are. It means nothing if there is
+    /// [`Segment::damage`] afterwards.
     fn nearest(&self, query: &[f32], wanted: usize, accept: Option<&AcceptedRows>) -> Vec<Scored>;
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moco_index::{
-    Ack, Collection, CollectionConfig, Condition, Distance, Example, Filter, HnswParams, KeyPath, Operation, Payload, PayloadSchema, Point,
-    PointId, Range, Recommend, SearchRequest, Selector, Store, StoreOptions, Strategy, VectorParams,
+    Ack, Collection, CollectionConfig, Condition, Distance, Example, Filter, Hit, HnswParams, KeyPath, Operation, Payload, PayloadSchema,
+    Point, PointId, Range, Recommend, SearchRequest, Selector, Store, StoreOptions, Strategy, VectorParams,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -233,27 +233,27 @@ fn a_damaged_or_missing_segment_is_answered_from_the_truth_and_built_anew() {
     }
 }
 
-/// Opening does not read the rows; the first search that reads a damaged one finds out.
+/// Opening does not read the rows; the first search that reads a damaged one finds out, and answers as if it were whole.
 #[test]
 fn a_row_that_is_damaged_is_found_by_whoever_reads_it_and_the_segment_is_built_anew() {
-    type Ask = fn(&Collection);
+    type Ask = fn(&Collection) -> moco_index::Result<Vec<Hit>>;
     let asks: [(&str, Ask); 5] = [
-        ("a walk", |collection| drop(collection.search(&SearchRequest::new(vector(77), 10)).unwrap())),
-        ("an exact search", |collection| {
-            collection.search(&SearchRequest { exact: true, ..SearchRequest::new(vector(77), 10) }).unwrap();
-        }),
+        ("a walk", |collection| collection.search(&SearchRequest::new(vector(77), 10))),
+        ("an exact search", |collection| collection.search(&SearchRequest { exact: true, ..SearchRequest::new(vector(77), 10) })),
         ("a filter", |collection| {
-            let filter =
-                Filter::must([Condition::field("n").in_range(Range { gte: Some(70.into()), lte: Some(80.into()), ..Range::default() })]);
-            let hits = collection.search(&SearchRequest { filter: Some(filter), ..SearchRequest::new(vector(5), 20) }).unwrap();
-            assert_eq!(hits.len(), 11);
+            let around = Range { gte: Some(70.into()), lte: Some(80.into()), ..Range::default() };
+            let filter = Some(Filter::must([Condition::field("n").in_range(around)]));
+            collection.search(&SearchRequest { filter, ..SearchRequest::new(vector(5), 20) })
         }),
         ("a recommendation", |collection| {
-            let positive = vec![Example::Id(PointId::Num(5))];
+            let positive = vec![Example::Id(PointId::Num(77))];
             let recommend = Recommend { positive, strategy: Strategy::BestScore, ..Recommend::default() };
-            collection.recommend(&recommend, &SearchRequest::new(Vec::new(), 10)).unwrap();
+            collection.recommend(&recommend, &SearchRequest::new(Vec::new(), 1000))
         }),
-        ("a verification", |collection| assert!(matches!(collection.verify(), Err(moco_index::Error::DamagedSegment { .. })))),
+        ("a verification", |collection| match collection.verify() {
+            Ok(_) | Err(moco_index::Error::DamagedSegment { .. }) => Ok(Vec::new()),
+            Err(other) => Err(other),
+        }),
     ];
     for (what, ask) in asks {
         let folder = tempfile::tempdir().unwrap();
@@ -262,6 +262,7 @@ fn a_row_that_is_damaged_is_found_by_whoever_reads_it_and_the_segment_is_built_a
         collection.compact().unwrap();
         collection.delete(&[PointId::Num(3)]).unwrap();
         let (expected, _) = compare(&collection, None);
+        let answer = ask(&collection).unwrap();
         drop((store, collection));
         let file = segment_files(folder.path()).remove(0);
         let mut bytes = std::fs::read(&file).unwrap();
@@ -275,7 +276,7 @@ fn a_row_that_is_damaged_is_found_by_whoever_reads_it_and_the_segment_is_built_a
 
         let (store, collection) = open(folder.path());
         assert_eq!(collection.info().vectors[""].segments[0].damage, None, "nobody read it yet");
-        ask(&collection);
+        assert_eq!(ask(&collection).unwrap(), answer, "{what}");
         collection.wait_until_built();
         let info = collection.info().vectors[""].clone();
         assert_eq!((info.segments.len(), info.segments[0].damage.clone(), info.indexed), (1, None, 999), "after {what}");

@@ -279,7 +279,7 @@ impl Collection {
             let (space, passing) = self.space_for(request)?;
             let points = passing.as_ref().map(|passing| &*passing.points);
             let changed = Cell::new(false);
-            let found = search::search(&space, distance, &hnsw, request, &query, points, &|part| self.read_lost(part, &changed))?;
+            let found = search::search(&space, distance, &hnsw, request, &query, points, &|part, see| self.read_lost(part, &changed, see))?;
             if changed.get() {
                 return Ok(None);
             }
@@ -341,9 +341,7 @@ impl Collection {
 
     /// Checks an operation against the configuration, and makes of it what the writer takes.
     fn prepare(&self, operation: Operation) -> Result<Write> {
-        if let Operation::Upsert { filter: Some(filter), .. } | Operation::UpdateVectors { filter: Some(filter), .. } = &operation {
-            filter.check()?;
-        }
+        operation.filter().map_or(Ok(()), Filter::check)?;
         let state = self.shared.state();
         let config = &state.config;
         let check = |vectors: BTreeMap<String, Vec<f32>>| -> Result<BTreeMap<String, Vec<f32>>> {

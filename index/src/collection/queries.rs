@@ -125,7 +125,7 @@ impl Collection {
         self.agreeing(request.filter.is_some(), || {
             let (space, passing) = self.space_for(&request)?;
             let (changed, points) = (Cell::new(false), passing.as_ref().map(|passing| &*passing.points));
-            let found = search::score_all(&space, &request, points, &score, &|part| self.read_lost(part, &changed))?;
+            let found = search::score_all(&space, &request, points, &score, &|part, see| self.read_lost(part, &changed, see))?;
             if changed.get() { Ok(None) } else { self.hits(&found, &request) }
         })
     }

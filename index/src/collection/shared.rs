@@ -46,6 +46,8 @@ pub(crate) struct Maintenance {
     pub(crate) building: Option<String>,
     /// Nothing is left to build.
     pub(crate) settled: bool,
+    /// How often the builder was told that there may be something.
+    pub(crate) pokes: u64,
     /// Compactions asked for, and done.
     pub(crate) compactions: (u64, u64),
     /// Why the last build failed.
@@ -92,8 +94,12 @@ impl Shared {
 
     /// A segment of the vectors `name` was found damaged: its range is read from the truth until it is built anew, which is soon.
     pub(crate) fn lose(&self, name: &str, segment: &Arc<Segment>, damage: &str) {
-        self.publish(|state, _| state.space(name).lose(segment, damage));
-        self.poke_builder();
+        // Of many searches that come upon it only one.
+        let is_there = self.state().spaces[name].segments.iter().any(|part| part.is_of(segment));
+        if is_there {
+            self.publish(|state, _| state.space(name).lose(segment, damage));
+            self.poke_builder();
+        }
     }
 
     pub(crate) fn sets_are_loaded(&self) -> bool {
@@ -128,8 +134,9 @@ impl Shared {
         }
     }
 
-    /// The points that pass `filter`; with `vector_name`, the vectors of that moment.
+    /// The points that pass `filter`, which is checked; with `vector_name`, the vectors of that moment.
     pub(crate) fn passing(&self, filter: &Filter, vector_name: Option<&str>) -> Result<Passing> {
+        filter.check()?;
         let space = |state: &State| vector_name.map(|name| state.spaces[name].clone());
         let known = self.with_sets(|sets, state| Ok(sets.passing(filter).map(|points| (points, space(state)))))?;
         if let Some((points, space)) = known {
@@ -150,8 +157,9 @@ impl Shared {
         })
     }
 
-    /// Points that no other can pass but these; `None` excludes none.
+    /// Points that no other can pass but these; `None` excludes none. The filter is checked.
     pub(crate) fn candidates(&self, truth: &Truth, filter: &Filter) -> Result<Option<RoaringBitmap>> {
+        filter.check()?;
         self.with_sets(|sets, _| Ok(sets.resolve(filter, truth).candidates))
     }
 
@@ -198,7 +206,11 @@ impl Shared {
     }
 
     pub(crate) fn poke_builder(&self) {
-        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).settled = false;
+        {
+            let mut maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+            maintenance.settled = false;
+            maintenance.pokes += 1;
+        }
         if let Some(pokes) = &*self.pokes.lock().unwrap_or_else(PoisonError::into_inner) {
             match pokes.try_send(()) {
                 // Full: it will look again anyway.

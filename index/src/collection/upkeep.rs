@@ -19,6 +19,8 @@ use crate::truth::Slot;
 
 /// Vectors that look for themselves in a verification, at most, of each name.
 const SELF_QUERIES: usize = 1000;
+/// Vectors of a lost part that are in memory at a time.
+const LOST_AT_ONCE: usize = 1000;
 
 /// What [`Collection::verify`] found in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +35,7 @@ pub struct VerifyReport {
 pub struct VectorReport {
     /// Vectors whose checksums were verified, and that are where a search looks.
     pub vectors: usize,
-    /// Segments whose every section was verified.
+    /// Segments whose every section was verified, and whose every row links lead to.
     pub segments: usize,
     /// Vectors that were searched for by themselves, and how many were among their own ten nearest.
     pub self_queries: (usize, usize),
@@ -84,8 +86,8 @@ impl Collection {
     }
 
     /// Reads everything that is stored and compares it with its checksums: every row of the truth, every section of every
-    /// segment; that memory and truth hold the same vectors; and that vectors find themselves. Writes wait while the
-    /// two are compared.
+    /// segment; that memory and truth hold the same vectors; that links lead to every row of a segment; and how many vectors find
+    /// themselves. Writes wait while the two are compared. A segment that is damaged is out of use from then on, and built anew.
     ///
     /// # Errors
     /// The first thing that is wrong: [`Error::Damaged`], [`Error::DamagedPoint`], [`Error::DamagedVector`],
@@ -125,25 +127,38 @@ impl Collection {
         Ok(VerifyReport { points: truth.points, vectors })
     }
 
-    /// The living vectors of a part whose segment is lost, from the truth; lost it is from now on, if it was just found damaged.
+    /// Shows the living vectors of a part whose segment is lost, from the truth; lost it is from now on, if it was just found damaged.
     /// `changed` is set if some of them died since the part was looked at: what replaced them is not in the tail that was looked at
     /// with it.
-    pub(super) fn read_lost(&self, part: &Part, changed: &Cell<bool>) -> Result<Vec<(Owner, Vec<f32>)>> {
-        let (name, first, last) = (&part.row.vector, part.row.first, part.row.last);
+    pub(super) fn read_lost(&self, part: &Part, changed: &Cell<bool>, see: &mut dyn FnMut(Owner, &[f32])) -> Result<()> {
+        let (name, last) = (&part.row.vector, part.row.last);
         if let Body::Frozen(segment, _) = &part.body
             && let Some(damage) = segment.damage()
         {
             self.shared.lose(name, segment, &damage);
         }
-        let rows = self.shared.read(|truth| truth.vectors_between(name, first, last, usize::MAX >> 1))?;
+        // Of one moment, and not all in memory at once: many searches may come upon it.
+        let count = self.shared.read(|truth| {
+            let (mut first, mut count) = (part.row.first, 0);
+            while first <= last {
+                let rows = truth.vectors_between(name, first, last, LOST_AT_ONCE)?;
+                rows.iter().for_each(|(row, id)| see(Owner { id: *id, point: row.point, slot: row.slot }, &row.vector));
+                count += rows.len();
+                match rows.last() {
+                    Some((row, _)) if rows.len() == LOST_AT_ONCE => first = row.slot + 1,
+                    _ => break,
+                }
+            }
+            Ok(count)
+        })?;
         // No slot is used again, so as many vectors are the same vectors.
-        let has_changed = rows.len() != part.live;
+        let has_changed = count != part.live;
         #[cfg(test)]
         let has_changed = has_changed && !schedules::is_planted(schedules::Fault::BelievesWhatIsReadLater);
         if has_changed {
             changed.set(true);
         }
-        Ok(rows.into_iter().map(|(row, id)| (Owner { id, point: row.point, slot: row.slot }, row.vector)).collect())
+        Ok(())
     }
 
     /// Searches for some vectors by themselves; how many were tried, and how many came back.

@@ -50,7 +50,7 @@ fn as_text(report: &VerifyReport) -> String {
         let (asked, found) = vector.self_queries;
         let name = if name.is_empty() { "unnamed vector".to_owned() } else { format!("vector `{name}`") };
         text += &format!(
-            "; {name}: {} in their places, {} segments whole, {found} of {asked} found by themselves",
+            "; {name}: {} in their places, {} segments whole and every row of them reachable, {found} of {asked} found by themselves",
             vector.vectors, vector.segments
         );
     }

@@ -64,7 +64,7 @@ impl FirstReads {
         if hashes.get(block) == Some(&xxh3_64(bytes)) {
             self.seen[block / 64].fetch_or(1 << (block % 64), Ordering::Relaxed);
         } else {
-            segment.damage.get_or_init(|| (self.kind, format!("the hash of numbers {} to {} is wrong", items.start, items.end - 1)));
+            segment.damage.get_or_init(|| (self.kind.name(), format!("the hash of numbers {} to {} is wrong", items.start, items.end - 1)));
         }
     }
 }
@@ -85,7 +85,7 @@ impl Reader<'_> {
 }
 
 impl Segment {
-    /// `None`: all codes were hashed.
+    /// `None`: all codes that [`Self::section`] gives from now on were hashed.
     pub(super) fn code_reader(&self) -> Option<Reader<'_>> {
         let reads = self.code_reads.as_ref().filter(|reads| !reads.has_seen_all())?;
         Some(Reader { segment: self, reads })
@@ -119,7 +119,7 @@ impl Segment {
 
     /// What is wrong with a code or a row that was read: nothing that was found may be believed.
     pub(crate) fn damage(&self) -> Option<String> {
-        let (kind, reason) = self.damage.get()?;
-        Some(self.damaged(kind.name(), reason.clone()).to_string())
+        let (section, reason) = self.damage.get()?;
+        Some(self.damaged(section, reason.clone()).to_string())
     }
 }

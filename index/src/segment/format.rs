@@ -21,7 +21,7 @@
 //! | factors | scale and bias, two `f32` a node; where codes are in halves, the scale of the upper ones |
 //! | whole scales | the scale of both halves, `f32` a node; only where codes are in halves |
 //! | vectors | `f32`, rows × dimensions |
-//! | vector hashes | of each block of vectors, as many as fit into 4 KiB: XXH3, 64 bits |
+//! | vector hashes | of each block of vectors, XXH3, 64 bits; a block is of as many as fit into 4 KiB, but of a power of two, and of one at least |
 //! | code hashes | of each block of codes, as many as fit into 512 bytes: the same |
 //!
 //! A node's number is its place in the order of levels, highest first: the nodes of layer l are 0 to `layers[l]`, and the
@@ -487,6 +487,7 @@ fn builder_code(builder: Builder) -> u8 {
     }
 }
 
+const _: () = assert!((CODES_A_BLOCK / crate::kernel::BLOCK).is_power_of_two(), "a batch of codes is of whole blocks");
 const _: () = assert!(TABLE + ENTRY * Kind::ALL.len() <= HEADER - HASH, "the table fits the header");
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod links;
 mod middles;
 mod open;
 mod pool;
+mod reach;
 mod refine;
 mod rescore;
 mod runs;
@@ -168,7 +169,7 @@ pub(crate) struct Segment {
     code_reads: Option<FirstReads>,
     row_reads: Option<FirstReads>,
     /// What was wrong with the first of them that was not as it was written.
-    damage: OnceLock<(Kind, String)>,
+    damage: OnceLock<(&'static str, String)>,
     /// A copy of what walks read all over, on large pages.
     resident: OnceLock<LargePages<u8>>,
     /// No other segment that this process opened has it.
@@ -262,16 +263,15 @@ impl Segment {
             let _ = self.map.advise_range(memmap2::Advice::PopulateRead, at, POPULATED.min(end - at));
         }
         copy[first - start..].copy_from_slice(&self.map[first..end]);
-        if let Some(reads) = &self.code_reads {
-            let span = self.header.span(Kind::Codes, self.map.len());
-            if xxh3_128(&copy[span.start - start..span.end - start]) != self.header.section(Kind::Codes).hash {
-                let (kind, reason) = self.damage.get_or_init(|| (Kind::Codes, "their hash is wrong".to_owned()));
-                return Err(self.damaged(kind.name(), reason.clone()));
-            }
-            reads.saw_all();
+        let span = self.header.span(Kind::Codes, self.map.len());
+        if self.code_reads.is_some() && xxh3_128(&copy[span.start - start..span.end - start]) != self.header.section(Kind::Codes).hash {
+            let (section, reason) = self.damage.get_or_init(|| (Kind::Codes.name(), "their hash is wrong".to_owned()));
+            return Err(self.damaged(section, reason.clone()));
         }
         // Another thread may have been first.
         let _ = self.resident.set(copy);
+        // Whoever sees this reads the copy.
+        self.code_reads.iter().for_each(FirstReads::saw_all);
         Ok(())
     }
 

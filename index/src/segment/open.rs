@@ -26,7 +26,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Segment {
     /// Maps the segment at `path`, which must be the one that `stamp` was made of. Fails with [`Error::DamagedSegment`] on
-    /// whatever is not as it was written, and with [`Error::Format`] on what a newer build wrote.
+    /// whatever is not as it was written, as far as it is looked at now, and with [`Error::Format`] on what a newer build wrote.
     pub(crate) fn open(path: &Path, stamp: &Stamp, verify: Verify) -> Result<Self> {
         let damaged = |section: &'static str, reason: String| Error::DamagedSegment { path: path.to_owned(), section, reason };
         let io = |action| move |source| Error::io(action, path, source);
@@ -79,15 +79,24 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Hashes every section. It may run beside searches.
+    /// Hashes every section, and sees whether searches can come by every row. It may run beside searches, which believe nothing any more
+    /// once it found damage.
     pub(crate) fn verify(&self) -> Result<()> {
+        self.verify_all().inspect_err(|error| {
+            if let Error::DamagedSegment { section, reason, .. } = error {
+                self.damage.get_or_init(|| (section, reason.clone()));
+            }
+        })
+    }
+
+    fn verify_all(&self) -> Result<()> {
         let bytes = self.map.first_chunk().expect("a segment has a header");
         if header_hash(bytes) != xxh3_128(&bytes[..HEADER - 16]) {
             return Err(self.damaged("header", "its hash is wrong".to_owned()));
         }
         Kind::ALL.into_iter().try_for_each(|kind| self.verify_section(kind))?;
         self.code_reads.iter().chain(&self.row_reads).for_each(FirstReads::saw_all);
-        Ok(())
+        self.check_reach().map_err(|(kind, reason)| self.damaged(kind.name(), reason))
     }
 
     /// Hashes these sections and checks the structure; where there is much to read on two threads, also if builds have one.

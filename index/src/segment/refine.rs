@@ -17,8 +17,9 @@ const LEAST_JUDGED: usize = 20;
 /// What a query is compared with where codes are in halves.
 #[inline(always)]
 pub(super) fn halves<'a>(segment: &'a Segment, query: &'a Query) -> ByHalves<'a> {
+    let reader = segment.code_reader();
     let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-    let coded = Coded { codes, blocks: segment.header.blocks(), factors, query, reader: segment.code_reader() };
+    let coded = Coded { codes, blocks: segment.header.blocks(), factors, query, reader };
     ByHalves { coded, whole_scales: segment.section(Kind::WholeScales) }
 }
 

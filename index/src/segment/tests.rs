@@ -756,6 +756,36 @@ fn codes_and_rows_are_hashed_when_they_are_first_read() {
     }
 }
 
+/// Right hashes do not help a graph that leads to nobody.
+#[test]
+fn a_verification_notices_rows_to_which_no_link_leads() {
+    use super::format::{HEADER, Header, header_hash};
+    let folder = tempfile::tempdir().unwrap();
+    let vectors = clustered(27, 400, 8);
+    let whole = write_and_open(folder.path(), &input(Distance::Cosine, &vectors), &PARAMS);
+    whole.verify().unwrap();
+    let bytes = std::fs::read(folder.path().join("segment")).unwrap();
+    let mut header = Header::decode(bytes.first_chunk().unwrap(), bytes.len()).unwrap();
+    let section = header.section(Kind::Links).range();
+    let mut damaged = bytes;
+    // Links to the second half of the nodes lead to the first.
+    for link in damaged[section.start..section.end - 4].as_chunks_mut::<2>().0 {
+        let node = u16::from_le_bytes(*link);
+        *link = if node >= 200 { node - 200 } else { node }.to_le_bytes();
+    }
+    header.section_mut(Kind::Links).hash = xxhash_rust::xxh3::xxh3_128(&damaged[header.span(Kind::Links, damaged.len())]);
+    let encoded = header.encode();
+    damaged[..HEADER].copy_from_slice(&encoded);
+    let path = folder.path().join("damaged");
+    std::fs::write(&path, &damaged).unwrap();
+    let stamp = Stamp { len: damaged.len() as u64, hash: header_hash(&encoded) };
+    let segment = Segment::open(&path, &stamp, Verify::Eager).unwrap();
+    assert!(
+        matches!(segment.verify(), Err(Error::DamagedSegment { section: "links", reason, .. }) if reason.contains("200 of the 400 rows"))
+    );
+    assert!(segment.damage().is_some(), "nothing that it finds is believed");
+}
+
 /// So much is hashed on two threads.
 #[test]
 fn a_flipped_byte_of_each_section_of_a_large_segment_is_noticed_and_named() {
@@ -891,6 +921,39 @@ fn nonsense_with_the_right_hashes_is_refused_or_does_no_harm() {
     let places = header.section(Kind::Runs).offset..header.section(Kind::Codes).offset;
     let opened = opened_with_nonsense(&std::fs::read(&path).unwrap(), places);
     assert!(opened > 100, "{opened} with runs were opened and searched");
+}
+
+/// They have no hashes of blocks: all of them is hashed when they are opened.
+#[test]
+fn a_flipped_byte_of_an_older_format_is_noticed_at_its_opening() {
+    use super::format::{HEADER, Header, header_hash};
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let copy = tempfile::tempdir().unwrap();
+    let path = copy.path().join("segment");
+    let mut formats = std::collections::BTreeSet::new();
+    for written in ["format-3", "segment-2", "segment-3"] {
+        let folders = std::fs::read_dir(data.join(written).join("collections")).unwrap();
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap()).map(|file| file.unwrap().path());
+        for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "segment")) {
+            let bytes = std::fs::read(file).unwrap();
+            let first: &[u8; HEADER] = bytes.first_chunk().unwrap();
+            let header = Header::decode(first, bytes.len()).unwrap();
+            let stamp = Stamp { len: bytes.len() as u64, hash: header_hash(first) };
+            formats.insert(bytes[8]);
+            for kind in [Kind::Codes, Kind::Vectors] {
+                let section = header.section(kind).range();
+                for place in [section.start, section.end - 1] {
+                    let mut damaged = bytes.clone();
+                    damaged[place] ^= 8;
+                    std::fs::write(&path, damaged).unwrap();
+                    assert_eq!(blamed(&path, &stamp, Verify::OnRead), Some(kind.name()), "{written}, byte {place}");
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(blamed(&path, &stamp, Verify::OnRead), None);
+        }
+    }
+    assert_eq!(formats, [1, 2, 3].into());
 }
 
 /// Nobody writes that format any more, and its sections are other ones.

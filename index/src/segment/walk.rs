@@ -191,8 +191,10 @@ impl<W: Way> Work for Walk<'_, W> {
         scratch.pool.clear();
         let mut walked = Ok(ef);
         if header.nodes() > 0 {
+            // Before the codes: where there is no reader, they are those that were hashed.
+            let reader = segment.code_reader();
             let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
-            let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared, reader: segment.code_reader() };
+            let coded = Coded { codes, blocks: header.blocks(), factors, query: &prepared, reader };
             let middles = segment.section(Kind::Middles);
             let middles = Coded { codes: middles, factors: segment.section(Kind::MiddleFactors), reader: None, ..coded };
             let effort = Effort { ef, patience: usize::MAX, most: usize::MAX };

@@ -106,7 +106,7 @@ impl VectorIndex for Whole {
         let hnsw = HnswParams { full_scan_threshold: 0, ef_search: EF, ..HnswParams::default() };
         let request = SearchRequest { exact: self.exact, ..SearchRequest::new(query.to_vec(), wanted) };
         let passing = accept.map(|accept| PassingSet::new(accept.iter().collect()));
-        let found = search::search(&self.space, self.params.distance, &hnsw, &request, query, passing.as_ref(), &|_| {
+        let found = search::search(&self.space, self.params.distance, &hnsw, &request, query, passing.as_ref(), &|_, _| {
             unreachable!("no part is lost")
         });
         let nearness = |score| self.params.distance.score_to_nearness(score);
