@@ -14,7 +14,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
-mod portable;
+pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -342,3 +342,105 @@ impl Compare for ByF32<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::SegmentParams;
+    use super::super::format::Kind;
+    use super::super::refine::halves;
+    use super::super::tests::{PARAMS, input, tilted, write_and_open};
+    use super::*;
+    use crate::build::tests::clustered;
+    use crate::codes::Codes;
+    use crate::kernel::portable::Portable;
+    use crate::kernel::{ByteQuery, Kernel, Work};
+
+    /// How near each node is, alone and in groups of one to four.
+    struct All<C> {
+        compare: C,
+        nodes: Node,
+    }
+
+    impl<C: Compare> Work for All<C> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> Vec<f32> {
+            let Self { compare, nodes } = self;
+            compare.see(0..nodes);
+            let alone: Vec<f32> = (0..nodes).map(|node| compare.nearness(isa, node)).collect();
+            for group in 1..=C::TOGETHER {
+                let all: Vec<Node> = (0..nodes).collect();
+                for some in all.chunks(group) {
+                    let found = compare.nearness_of_some(isa, some);
+                    some.iter().zip(found).for_each(|(node, found)| assert_eq!(found.to_bits(), alone[*node as usize].to_bits()));
+                }
+            }
+            alone
+        }
+    }
+
+    fn by_every_kernel(compare: impl Compare, nodes: Node, plain: impl Fn(usize) -> f32) {
+        for kernel in Kernel::all() {
+            let found = kernel.run(All { compare, nodes });
+            for (node, found) in found.into_iter().enumerate() {
+                assert_eq!(found.to_bits(), plain(node).to_bits(), "{}, node {node}", kernel.name());
+            }
+        }
+    }
+
+    /// What is read without a check is what slices and the portable kernel read.
+    #[test]
+    fn nodes_are_compared_by_what_lies_in_the_file_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for (codes, vectors) in [
+            (Codes::F32, clustered(41, 150, 37)),
+            (Codes::F16, clustered(42, 150, 37)),
+            (Codes::Int8, clustered(43, 150, 37)),
+            (Codes::Int4, clustered(44, 150, 137)),
+            (Codes::Int8, tilted(45, 150, 200)),
+        ] {
+            for distance in [Distance::Cosine, Distance::Dot, Distance::Euclid] {
+                let segment = write_and_open(folder.path(), &input(distance, &vectors), &SegmentParams { codes, ..PARAMS });
+                let nodes = segment.header.nodes() as Node;
+                assert_eq!((nodes, segment.header.halves), (150, codes == Codes::Int8 && vectors[0].len() == 200));
+                let vector = segment.vector(3).to_vec();
+                let mut query = Query { floats: Vec::new(), bytes: ByteQuery { numbers: Vec::new(), sum: 0 }, scale: 0.0, unit: 0.0 };
+                query.set(&vector, &segment.frame, distance, codes);
+                let (all, factors) = (segment.section::<Block>(Kind::Codes), segment.section::<Factors>(Kind::Factors));
+                let blocks = segment.header.blocks();
+                let row = |node: usize| &all[node * blocks..][..blocks];
+                let coded = Coded { codes: all, blocks, factors, query: &query, reader: None };
+                let estimate = |product: i32, scale: f32, bias: f32| product as f32 * (scale * query.scale) + bias;
+                match codes {
+                    Codes::F32 => {
+                        let (vectors, node_rows) = (segment.section(Kind::Vectors), segment.section::<u32>(Kind::NodeRows));
+                        let compare = ByF32 { segment: &segment, vectors, node_rows, distance, query: &vector };
+                        by_every_kernel(compare, nodes, |node| {
+                            let row = segment.vector(node_rows[node] & !FURTHER);
+                            match distance {
+                                Distance::Euclid => -crate::distance::squared_euclid(row, &vector),
+                                _ => crate::distance::dot(row, &vector),
+                            }
+                        });
+                    }
+                    Codes::F16 => by_every_kernel(ByF16(coded), nodes, |node| {
+                        let bytes: Vec<u8> = row(node).iter().flat_map(|block| block.0).collect();
+                        let halves: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
+                        Portable.dot_f16(&query.floats, &halves[..query.floats.len()]) + factors[node].bias
+                    }),
+                    Codes::Int4 => by_every_kernel(ByInt4(coded), nodes, |node| {
+                        estimate(Portable.dot_i4(row(node), &query.bytes), factors[node].scale, factors[node].bias)
+                    }),
+                    Codes::Int8 if segment.header.halves => by_every_kernel(halves(&segment, &query), nodes, |node| {
+                        let product = Portable.dot_i4(&row(node)[..blocks / 2], &query.bytes);
+                        estimate(of_halves(product, 0, query.bytes.sum), factors[node].scale, factors[node].bias)
+                    }),
+                    Codes::Int8 => by_every_kernel(ByInt8(coded), nodes, |node| {
+                        estimate(Portable.dot_i8(row(node), &query.bytes), factors[node].scale, factors[node].bias)
+                    }),
+                }
+            }
+        }
+    }
+}

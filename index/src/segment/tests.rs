@@ -216,7 +216,7 @@ fn data_far_from_the_origin_or_of_extreme_scale_are_found_by_codes() {
 }
 
 /// On a plane of a few dimensions that is tilted against all axes: no clusters hold their own neighbours.
-fn tilted(seed: u64, count: usize, size: usize) -> Vec<Vec<f32>> {
+pub(super) fn tilted(seed: u64, count: usize, size: usize) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut draw = |count: usize| (0..count).map(|_| random.random::<f32>() - 0.5).collect::<Vec<f32>>();
     let axes: Vec<Vec<f32>> = (0..12).map(|_| draw(size)).collect();

@@ -651,3 +651,120 @@ const TOGETHER: usize = 256;
 /// Nodes looked at, evenly over the graph, for some that are accepted, and how many of these a filtered walk begins with.
 const SAMPLED: usize = 1024;
 const SAMPLES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::build::tests::clustered;
+    use crate::distance::Distance;
+    use crate::segment::tests::{PARAMS, input, write_and_open};
+
+    /// What a walk meets from each of some nodes, one after the other.
+    struct Meetings<'a> {
+        segment: &'a Segment,
+        accept: Option<&'a AcceptedRows>,
+        from: &'a [Node],
+    }
+
+    impl Work for Meetings<'_> {
+        type Output = Vec<(usize, Vec<Node>)>;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> Self::Output {
+            let Self { segment, accept, from } = self;
+            let query = vec![0.5; segment.header.size];
+            let mut prepared =
+                Query { floats: Vec::new(), bytes: crate::kernel::ByteQuery { numbers: Vec::new(), sum: 0 }, scale: 0.0, unit: 0.0 };
+            prepared.set(&query, &segment.frame, segment.header.distance, segment.header.codes);
+            let (codes, factors) = (segment.section(Kind::Codes), segment.section(Kind::Factors));
+            let compare = ByInt8(Coded { codes, blocks: segment.header.blocks(), factors, query: &prepared, reader: None });
+            let effort = Effort { ef: 10, patience: 10, most: 1000 };
+            let steps = Steps { isa, segment, links: Links::of(segment), effort, best: 10, accept };
+            SCRATCH.with_borrow_mut(|scratch| {
+                steps.forget(scratch);
+                let accepted = steps.accepted();
+                let meet = |from: &Node| {
+                    let cost = match accepted {
+                        None => steps.meet(*from, scratch),
+                        Some(accepted) => steps.meet_accepted(compare, *from, accepted, scratch),
+                    };
+                    (cost, scratch.fresh.clone())
+                };
+                from.iter().map(meet).collect()
+            })
+        }
+    }
+
+    /// The same without a pointer.
+    fn plainly(segment: &Segment, accept: Option<&AcceptedRows>, from: &[Node]) -> Vec<(usize, Vec<Node>)> {
+        let node_rows = segment.section::<u32>(Kind::NodeRows);
+        let rows = |node: Node| {
+            let further = segment.section::<[u32; 2]>(Kind::FurtherRows).iter().filter(move |[other, _]| *other == node);
+            std::iter::once(node_rows[node as usize] & !FURTHER).chain(further.map(|[_, row]| *row))
+        };
+        let passes = |node: Node| accept.is_none_or(|accept| rows(node).any(|row| accept.contains(row)));
+        let (starts, links) = (segment.section::<u32>(Kind::Starts), segment.section::<u8>(Kind::Links));
+        let list = |node: Node| -> Vec<Node> {
+            let link = |i: u32| u16::from_le_bytes([links[2 * i as usize], links[2 * i as usize + 1]]).into();
+            (starts[node as usize]..starts[node as usize + 1]).map(link).collect()
+        };
+        let mut met = vec![false; node_rows.len()];
+        let mut meetings = Vec::new();
+        for node in from {
+            let direct = list(*node);
+            let mut fresh = Vec::new();
+            let mut found = 0;
+            let mut bridges = Vec::new();
+            let mut sift = |list: &[Node], met: &mut Vec<bool>, bridges: &mut Vec<Node>| {
+                for link in list {
+                    let is_new = !met[*link as usize];
+                    if passes(*link) {
+                        found += 1;
+                        met[*link as usize] = true;
+                        if is_new {
+                            fresh.push(*link);
+                        }
+                    } else if is_new {
+                        bridges.push(*link);
+                    }
+                }
+                found
+            };
+            let mut found = sift(&direct, &mut met, &mut bridges);
+            let mut crossed = 0;
+            for bridge in if accept.is_some() { bridges } else { Vec::new() } {
+                if found >= 3 * direct.len() / 4 {
+                    break;
+                }
+                crossed += 1;
+                met[bridge as usize] = true;
+                found = sift(&list(bridge), &mut met, &mut Vec::new());
+            }
+            meetings.push((fresh.len() + crossed, fresh));
+        }
+        meetings
+    }
+
+    #[test]
+    fn a_walk_meets_the_nodes_that_plain_reading_meets() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut vectors = clustered(31, 700, 20);
+        vectors.extend_from_within(..90);
+        let segment = write_and_open(folder.path(), &input(Distance::Cosine, &vectors), &PARAMS);
+        assert_eq!(segment.header.link_width, 2);
+        let mut random = ChaCha8Rng::seed_from_u64(32);
+        for share in [None, Some(0.0), Some(0.05), Some(0.3), Some(0.7), Some(1.0)] {
+            let accept: Option<AcceptedRows> = share.map(|share| (0..vectors.len() as u32).filter(|_| random.random_bool(share)).collect());
+            let from: Vec<Node> = (0..60).map(|_| random.random_range(0..segment.header.nodes() as Node)).collect();
+            let expected = plainly(&segment, accept.as_ref(), &from);
+            // Some go by rows, later ones by nodes.
+            for kernel in Kernel::all() {
+                let found = kernel.run(Meetings { segment: &segment, accept: accept.as_ref(), from: &from });
+                assert_eq!(found, expected, "{} at {share:?}", kernel.name());
+            }
+        }
+    }
+}
