@@ -171,7 +171,12 @@ impl Kind {
 
     fn hnsw(&self) -> HnswParams {
         let default = HnswParams::default();
-        HnswParams { m: self.m.unwrap_or(default.m), ef_construction: self.ef_construction.unwrap_or(default.ef_construction), ..default }
+        HnswParams {
+            m: self.m.unwrap_or(default.m),
+            ef_construction: self.ef_construction.unwrap_or(default.ef_construction),
+            builder: self.builder.map_or(default.builder, Builder::from),
+            ..default
+        }
     }
 }
 

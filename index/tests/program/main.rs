@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use moco_index::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -144,6 +145,43 @@ fn a_filter_leaves_out_what_does_not_pass() {
     for (filter, reason) in [(r#"{"mst": []}"#, "`mst`"), ("{", "is no JSON"), (r#"{"must": [{"key": "a", "like": 1}]}"#, "must[0]")] {
         let error = refusal(folder.path(), &["search", "other", "--vector", "[1,0,0]", "--filter", filter], 2);
         assert!(error.contains(reason), "{error}");
+    }
+}
+
+/// `--builder` used to be read and forgotten.
+#[test]
+fn a_new_collection_is_as_its_options_say() {
+    let folder = folder_with_collection();
+    let lines: String = arc(50).iter().enumerate().map(|(id, row)| format!("{{\"id\":{id},\"vector\":{{\"v\":{row:?}}}}}\n")).collect();
+    fs::write(folder.path().join("lines.jsonl"), lines).unwrap();
+    let options = ["--builder", "hnsw-rs", "--m", "5", "--ef-construction", "33", "--codes", "int4", "--distance", "euclid"];
+    let index = ["--payload-index", "a=integer"];
+    let build = ["build", "vectors.npy", "-o", "data", "--vector-name", "v", "--collection", "built"];
+    let npy = ["import", "data", "--npy", "vectors.npy", "--vector-name", "v", "--collection", "rows"];
+    let jsonl = ["import", "data", "--jsonl", "lines.jsonl", "--collection", "lines"];
+    for command in [&build[..], &npy, &jsonl] {
+        printed(folder.path(), &[command, &options, &index].concat());
+    }
+    // Few points have a graph once they are asked for one.
+    for collection in ["rows", "lines"] {
+        printed(folder.path(), &["compact", "data", "--collection", collection]);
+    }
+    let stats: Value = serde_json::from_str(&printed(folder.path(), &["stats", "data", "--json"])).unwrap();
+    let collection = |name: &str| stats["collections"].as_array().unwrap().iter().find(|collection| collection["name"] == name).unwrap();
+    for name in ["built", "rows", "lines"] {
+        let collection = collection(name);
+        let (hnsw, vector) = (&collection["hnsw"], &collection["vectors"]["v"]);
+        assert_eq!([&hnsw["builder"], &hnsw["m"], &hnsw["ef_construction"]], [&json!("hnsw_rs"), &json!(5), &json!(33)], "{name}");
+        assert_eq!([&vector["codes"], &vector["distance"]], ["int4", "Euclid"], "{name}");
+        assert_eq!([&vector["segments"][0]["builder"], &vector["segments"][0]["codes"]], ["hnsw_rs", "int4"], "{name}");
+    }
+    let default = collection("arc");
+    let (hnsw, vector) = (&default["hnsw"], &default["vectors"][""]);
+    assert_eq!([&hnsw["builder"], &hnsw["m"], &hnsw["ef_construction"]], [&json!("own"), &json!(16), &json!(200)]);
+    assert_eq!([&vector["codes"], &vector["distance"], &vector["segments"][0]["builder"]], ["int8", "Cosine", "own"]);
+    let store = Store::open(folder.path().join("data")).unwrap();
+    for name in ["built", "rows", "lines"] {
+        assert_eq!(store.collection(name).unwrap().config().indexes.len(), 1, "{name}");
     }
 }
 
