@@ -92,6 +92,11 @@ impl<T> JsonLines<T> {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { path: path.to_owned(), lines: BufReader::with_capacity(1 << 20, file).lines(), number: 0, of: std::marker::PhantomData })
     }
+
+    /// Of the line that was read last, from 1.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
 }
 
 impl<T: de::DeserializeOwned> Iterator for JsonLines<T> {

@@ -77,9 +77,12 @@ fn json_lines_are_refused_with_their_number() {
     }
     fs::write(folder.path().join("in.jsonl"), "{\"id\":1,\"vector\":[1.0,2.0]}\n{\"id\":2,\"vector\":[1.0]}\n").unwrap();
     let error = refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 2);
-    assert!(error.contains("vector `` has 1 dimensions, the collection holds 2"), "{error}");
+    assert_eq!(error, "error: in.jsonl, line 2: vector `` has 1 dimensions, on line 1 it has 2");
+    assert!(!folder.path().join("data").exists());
     fs::write(folder.path().join("in.jsonl"), "\n").unwrap();
     assert!(refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 2).contains("holds no points"));
+    let null = ["import", "data", "--collection", "c", "--jsonl", "/dev/null"];
+    assert!(refusal(folder.path(), &null, 2).contains("/dev/null is no regular file"));
 }
 
 #[test]

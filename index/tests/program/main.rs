@@ -302,6 +302,27 @@ fn json_lines_carry_a_collection_bit_for_bit() {
     assert_eq!(ids_of_hits(&found[0]), [1]);
 }
 
+/// The first line used to say which vectors there are: such an export could not be read again.
+#[test]
+fn any_point_may_lack_any_vector_in_json_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = [
+        r#"{"id":1,"vector":{},"payload":{}}"#,
+        r#"{"id":2,"vector":{"a":[0.5,1.0]},"payload":{}}"#,
+        r#"{"id":3,"vector":{"b":[1.0]},"payload":{"n":1}}"#,
+        r#"{"id":4,"vector":{"":[1.0,2.0,3.0],"a":[1.0,0.0]},"payload":{}}"#,
+    ];
+    fs::write(folder.path().join("in.jsonl"), lines.join("\n") + "\n").unwrap();
+    let import = ["import", "data", "--collection", "c", "--jsonl", "in.jsonl", "--distance", "dot"];
+    assert_eq!(printed(folder.path(), &import), "collection `c`: 4 points read, 4 there now\n");
+    printed(folder.path(), &["export", "data", "--jsonl", "out.jsonl"]);
+    assert_eq!(fs::read(folder.path().join("out.jsonl")).unwrap(), fs::read(folder.path().join("in.jsonl")).unwrap());
+    // Points without any vector are a collection of payloads.
+    fs::write(folder.path().join("in.jsonl"), "{\"id\":1}\n\n{\"id\":2,\"vector\":null}\n").unwrap();
+    let import = ["import", "data", "--collection", "payloads", "--jsonl", "in.jsonl"];
+    assert_eq!(printed(folder.path(), &import), "collection `payloads`: 2 points read, 2 there now\n");
+}
+
 #[test]
 fn fvecs_are_vectors_and_ivecs_their_truth() {
     let folder = tempfile::tempdir().unwrap();
