@@ -14,6 +14,7 @@ use serde_json::json;
 use super::folder;
 use super::json_lines::JsonLines;
 use super::loading::Target;
+use super::unique_json::UniquePayload;
 use super::vector_file::VectorFile;
 use super::{Stop, id_file, say, usage};
 
@@ -185,7 +186,7 @@ pub(crate) struct RowPoints {
     vectors: VectorFile,
     vector_name: String,
     ids: Option<Vec<PointId>>,
-    payloads: Option<JsonLines<Payload>>,
+    payloads: Option<JsonLines<UniquePayload>>,
 }
 
 /// Rows read at a time.
@@ -229,7 +230,8 @@ impl RowPoints {
                 let payload = match &mut self.payloads {
                     None => Payload::new(),
                     Some(payloads) => {
-                        payloads.next().unwrap_or_else(|| Err(usage(format!("there are {row} payloads for {rows} vectors"))))?
+                        let few = || Err(usage(format!("there are {row} payloads for {rows} vectors")));
+                        payloads.next().unwrap_or_else(few)?.0
                     }
                 };
                 let id = self.ids.as_ref().map_or(PointId::Num(row as u64), |ids| ids[row]);

@@ -70,6 +70,12 @@ fn json_lines_are_refused_with_their_number() {
         (r#"{"id":2,"vectors":[1.0,1.0]}"#, "unknown field `vectors`"),
         (r#"{"id":2,"vector":[1.0,1.0]"#, "EOF"),
         ("not JSON", "expected"),
+        // A list used to be a point of its elements, and of a key that comes twice the last counted.
+        ("[2]", "invalid type: sequence, expected a JSON object"),
+        (r#"[2,[1.0,1.0],{"a":1}]"#, "invalid type: sequence, expected a JSON object"),
+        (r#"{"id":2,"id":3}"#, "duplicate field `id`"),
+        (r#"{"id":2,"vector":{"a":[1.0],"a":[2.0]}}"#, "the key `a` stands there twice"),
+        (r#"{"id":2,"payload":{"a":{"b":1,"b":2}}}"#, "the key `b` stands there twice"),
     ] {
         fs::write(folder.path().join("in.jsonl"), format!("{{\"id\":1,\"vector\":[1.0,2.0]}}\n{second}\n")).unwrap();
         let error = refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 1);
@@ -102,6 +108,9 @@ fn files_that_do_not_belong_together_are_refused() {
     }
     fs::write(folder.path().join("payloads.jsonl"), "[]\n".repeat(50)).unwrap();
     assert!(refusal(folder.path(), &["build", "vectors.npy", "-o", "data", "--payloads", "payloads.jsonl"], 1).contains("line 1"));
+    fs::write(folder.path().join("payloads.jsonl"), "{}\n{\"a\":1,\"a\":2}\n".repeat(25)).unwrap();
+    let error = refusal(folder.path(), &["build", "vectors.npy", "-o", "data", "--payloads", "payloads.jsonl"], 1);
+    assert!(error.contains("payloads.jsonl, line 2: the key `a` stands there twice"), "{error}");
     assert!(!printed(folder.path(), &["stats", "data"]).contains("vectors "));
     fs::write(folder.path().join("short.npy"), npy_f32(&[vec![1.0, 2.0]])).unwrap();
     for command in [&["search", "data", "--queries", "short.npy"][..], &["bench", "data", "--queries", "short.npy"]] {

@@ -142,7 +142,12 @@ fn a_filter_leaves_out_what_does_not_pass() {
     let found = printed(folder.path(), &["search", "other", "--vector", "[1,0,0]", "-k", "3", "--filter", filter, "--json", "--payload"]);
     assert_eq!(ids_of_hits(&json_lines(&found)[0]), [1, 3, 5]);
     assert_eq!(json_lines(&found)[0]["hits"][0]["payload"], json!({"even": false}));
-    for (filter, reason) in [(r#"{"mst": []}"#, "`mst`"), ("{", "is no JSON"), (r#"{"must": [{"key": "a", "like": 1}]}"#, "must[0]")] {
+    for (filter, reason) in [
+        (r#"{"mst": []}"#, "`mst`"),
+        ("{", "is no JSON"),
+        (r#"{"must": [{"key": "a", "like": 1}]}"#, "must[0]"),
+        (r#"{"must": [], "must": []}"#, "`must` stands there twice"),
+    ] {
         let error = refusal(folder.path(), &["search", "other", "--vector", "[1,0,0]", "--filter", filter], 2);
         assert!(error.contains(reason), "{error}");
     }
