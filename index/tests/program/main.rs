@@ -4,9 +4,10 @@ mod bad_input;
 mod fake_qdrant;
 mod qdrant;
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -326,6 +327,60 @@ fn any_point_may_lack_any_vector_in_json_lines() {
     fs::write(folder.path().join("in.jsonl"), "{\"id\":1}\n\n{\"id\":2,\"vector\":null}\n").unwrap();
     let import = ["import", "data", "--collection", "payloads", "--jsonl", "in.jsonl"];
     assert_eq!(printed(folder.path(), &import), "collection `payloads`: 2 points read, 2 there now\n");
+}
+
+/// The link used to become a file, and what it led to stayed old.
+#[test]
+fn an_output_follows_links_and_replaces_what_they_lead_to() {
+    let folder = folder_with_collection();
+    let at = |name: &str| folder.path().join(name);
+    printed(folder.path(), &["export", "data", "--jsonl", "plain.jsonl"]);
+    fs::create_dir(at("dir")).unwrap();
+    fs::write(at("dir/old.jsonl"), "old").unwrap();
+    for (link, leads_to) in
+        [("dir/second", "old.jsonl"), ("first", "dir/second"), ("dangling", "dir/new.jsonl"), ("out-of-here", "nowhere/new.jsonl")]
+    {
+        symlink(leads_to, at(link)).unwrap();
+    }
+    printed(folder.path(), &["export", "data", "--jsonl", "first"]);
+    printed(folder.path(), &["export", "data", "--jsonl", "dangling"]);
+    assert!(refusal(folder.path(), &["export", "data", "--jsonl", "out-of-here"], 1).contains("cannot write out-of-here"));
+    for link in ["first", "dir/second", "dangling"] {
+        assert!(at(link).is_symlink(), "{link}");
+        assert_eq!(fs::read(at(link)).unwrap(), fs::read(at("plain.jsonl")).unwrap(), "{link}");
+    }
+    assert_eq!(names(&at("dir")), ["new.jsonl", "old.jsonl", "second"]);
+    // A circle leads nowhere.
+    symlink("circle", at("circle")).unwrap();
+    assert!(refusal(folder.path(), &["export", "data", "--jsonl", "circle"], 1).contains("cannot write circle"));
+}
+
+/// A pipe used to be replaced by a regular file, and by root /dev/stdout too.
+#[test]
+fn an_output_that_is_no_regular_file_is_written_to() {
+    let folder = folder_with_collection();
+    let at = |name: &str| folder.path().join(name);
+    printed(folder.path(), &["export", "data", "--jsonl", "plain.jsonl"]);
+    let plain = fs::read(at("plain.jsonl")).unwrap();
+    let pipe = CString::new(at("pipe").as_os_str().as_bytes()).unwrap();
+    // SAFETY: the path ends in a zero and lives until the call returns.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    let reader = std::thread::spawn({
+        let path = at("pipe");
+        move || fs::read(path).unwrap()
+    });
+    assert_eq!(printed(folder.path(), &["export", "data", "--jsonl", "pipe"]), "wrote pipe: 50 points\n");
+    assert_eq!(reader.join().unwrap(), plain);
+    assert!(fs::symlink_metadata(at("pipe")).unwrap().file_type().is_fifo());
+    // Our own stdout, as a pipe and as a file that holds something: nothing but the points, after what is there.
+    symlink("/dev/fd/1", at("stdout")).unwrap();
+    let export = ["export", "data", "--jsonl", "stdout"];
+    assert_eq!(start(folder.path(), &export).stdout, plain);
+    fs::write(at("log"), "before\n").unwrap();
+    let log = fs::OpenOptions::new().append(true).open(at("log")).unwrap();
+    assert!(Command::new(PROGRAM).current_dir(folder.path()).args(export).stdout(log).status().unwrap().success());
+    assert_eq!(fs::read(at("log")).unwrap(), [b"before\n", &plain[..]].concat());
+    assert!(at("stdout").is_symlink());
 }
 
 #[test]
