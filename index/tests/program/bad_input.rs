@@ -1,8 +1,10 @@
 //! What cannot be done: one readable line, the exit status that fits, and nothing half done.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use moco_index::Store;
@@ -263,4 +265,42 @@ fn damage_is_found_and_the_other_collections_are_looked_at_all_the_same() {
     assert_eq!(output.status.code(), Some(1), "{said}{error}");
     assert!(said.contains("FAULT") && said.contains("50 points, every checksum right"), "{said}");
     assert!(error.contains("1 of the collections in data are not sound"), "{error}");
+}
+
+/// The first verification used to end before the segment was built anew, so the second found the same.
+#[test]
+fn a_damaged_segment_is_found_and_built_anew_of_the_truth() {
+    let folder = folder_with_collection();
+    // Euclid keeps the numbers as they are.
+    printed(folder.path(), &["build", "vectors.npy", "-o", "data", "--collection", "plain", "--distance", "euclid"]);
+    let row: Vec<u8> = arc(50)[20].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let segments = || -> Vec<PathBuf> {
+        let collections = fs::read_dir(folder.path().join("data/collections")).unwrap();
+        let files = collections.flat_map(|collection| fs::read_dir(collection.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some(OsStr::new("segment"))).collect()
+    };
+    let place_of_row = |path: &PathBuf| fs::read(path).unwrap().windows(row.len()).position(|bytes| bytes == row);
+    // A number of a row, which nobody reads before the verification, and the first byte, which is read as it is opened.
+    for (place, json) in [(None, false), (Some(0), false), (None, true)] {
+        let (path, row) = segments().into_iter().find_map(|path| place_of_row(&path).map(|row| (path, row))).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[place.unwrap_or(row)] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let verify = if json { &["verify", "data", "--json"][..] } else { &["verify", "data"] };
+        let output = super::start(folder.path(), verify);
+        let (said, error) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}{error}");
+        let damaged = format!("{} is damaged: its ", path.strip_prefix(folder.path()).unwrap().display());
+        if json {
+            let said: Value = serde_json::from_str(&said).unwrap();
+            assert_eq!((&said["collections"][0]["name"], &said["collections"][0]["points"]), (&"arc".into(), &50.into()), "{said}");
+            assert_eq!(said["collections"][1]["segment_built_anew"], true, "{said}");
+            assert!(said["collections"][1]["fault"].as_str().unwrap().starts_with(&damaged), "{said}");
+        } else {
+            assert!(said.contains(&format!("plain: FAULT: {damaged}")), "{said}");
+            assert!(said.contains("; its segment was built anew of the truth: verify again"), "{said}");
+        }
+        assert!(!path.exists() && segments().len() == 2);
+        assert!(printed(folder.path(), &["verify", "data"]).contains("plain: 50 points, every checksum right"));
+    }
 }
