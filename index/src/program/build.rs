@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use moco_index::{
-    Builder, Codes, CollectionConfig, Distance, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, VectorParams,
+    Builder, Codes, CollectionConfig, Distance, Error, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, VectorParams,
 };
 use serde_json::json;
 
@@ -227,6 +227,12 @@ impl RowPoints {
                     block = self.vectors.read(row, BLOCK.min(rows - row))?;
                 }
                 let vector = block[row % BLOCK * dim..][..dim].to_vec();
+                let id = self.ids.as_ref().map_or(PointId::Num(row as u64), |ids| ids[row]);
+                // The store would refuse it too, without knowing which row it is.
+                if let Some(position) = vector.iter().position(|x| !x.is_finite()) {
+                    let place = format!("{}, row {row}, point {id}", self.vectors.path().display());
+                    return Err(anyhow!(Error::NotFinite { name: self.vector_name.clone(), position }).context(place));
+                }
                 let payload = match &mut self.payloads {
                     None => Payload::new(),
                     Some(payloads) => {
@@ -234,7 +240,6 @@ impl RowPoints {
                         payloads.next().unwrap_or_else(few)?.0
                     }
                 };
-                let id = self.ids.as_ref().map_or(PointId::Num(row as u64), |ids| ids[row]);
                 Ok(Point { id, vectors: [(self.vector_name.clone(), vector)].into(), payload })
             };
             let point = point();

@@ -50,14 +50,21 @@ fn numbers_that_are_none_leave_nothing_of_the_collection() {
         let file = format!("{name}.npy");
         fs::write(folder.path().join(&file), npy_f32(&rows)).unwrap();
         let error = refusal(folder.path(), &["build", &file, "-o", "data"], 1);
-        assert!(
-            error.contains(&format!("nothing was kept of collection `{name}`")) && error.contains("is not finite at position 1"),
-            "{error}"
-        );
+        // It used to name the batch that the row is in.
+        let row = format!("{file}, row 4321, point 4321: vector `` is not finite at position 1");
+        assert_eq!(error, format!("error: nothing was kept of collection `{name}`: {row}"));
     }
     // A double beyond f32 becomes infinite.
     fs::write(folder.path().join("double.npy"), npy("<f8", "(1, 1)", &1e300f64.to_le_bytes())).unwrap();
     assert!(refusal(folder.path(), &["build", "double.npy", "-o", "data"], 1).contains("is not finite"));
+    fs::write(folder.path().join("two.npy"), npy_f32(&[vec![1.0], vec![f32::NAN]])).unwrap();
+    fs::write(folder.path().join("ids.txt"), "7\n550e8400-e29b-41d4-a716-446655440000\n").unwrap();
+    let import = ["import", "data", "--collection", "two", "--npy", "two.npy", "--ids", "ids.txt", "--vector-name", "v"];
+    let error = refusal(folder.path(), &import, 1);
+    assert!(
+        error.ends_with("two.npy, row 1, point 550e8400-e29b-41d4-a716-446655440000: vector `v` is not finite at position 0"),
+        "{error}"
+    );
     let stats: Value = serde_json::from_str(&printed(folder.path(), &["stats", "data", "--json"])).unwrap();
     assert_eq!(stats["collections"], serde_json::json!([]));
 }
