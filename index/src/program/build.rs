@@ -153,7 +153,11 @@ impl Kind {
 
     /// A vector of that many dimensions.
     pub(crate) fn vector(&self, dim: usize) -> VectorParams {
-        self.with_codes(VectorParams::new(dim, self.distance.unwrap_or(DistanceName::Cosine).into()))
+        self.with_codes(VectorParams::new(dim, self.distance()))
+    }
+
+    fn distance(&self) -> Distance {
+        self.distance.unwrap_or(DistanceName::Cosine).into()
     }
 
     pub(crate) fn with_codes(&self, params: VectorParams) -> VectorParams {
@@ -252,7 +256,7 @@ impl RowPoints {
 pub(crate) fn run(arguments: &Build, stop: &Stop) -> Result<()> {
     let vectors = VectorFile::open(&arguments.vectors)?;
     let config = arguments.kind.config(vectors.dim())?;
-    let dim = vectors.dim();
+    let (dim, distance) = (vectors.dim(), arguments.kind.distance());
     let points = RowPoints::open(vectors, arguments.kind.vector_name.as_deref().unwrap_or_default(), &arguments.points)?;
     let name = match &arguments.collection {
         Some(name) => name.clone(),
@@ -279,7 +283,11 @@ pub(crate) fn run(arguments: &Build, stop: &Stop) -> Result<()> {
         });
         say(figures)?;
     } else {
-        say(format_args!("collection `{name}`: {} points of {dim} dimensions, {indexed} in a graph", info.points))?;
+        let how = match distance {
+            Distance::Cosine | Distance::Dot | Distance::Euclid => "in a graph",
+            Distance::Manhattan => "in segments, all of them scanned",
+        };
+        say(format_args!("collection `{name}`: {} points of {dim} dimensions, {indexed} {how}", info.points))?;
         say(format_args!("written in {write_seconds:.1} s ({:.0} points/s), all done in {seconds:.1} s", written as f64 / write_seconds))?;
     }
     if info.points as u64 != written {

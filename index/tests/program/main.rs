@@ -191,6 +191,16 @@ fn a_new_collection_is_as_its_options_say() {
     }
 }
 
+/// "50 in a graph" used to be said of a distance that has none.
+#[test]
+fn build_says_whether_there_is_a_graph() {
+    let folder = folder_with_collection();
+    for (distance, how) in [("euclid", "50 in a graph"), ("manhattan", "50 in segments, all of them scanned")] {
+        let said = printed(folder.path(), &["build", "vectors.npy", "-o", "data", "--collection", distance, "--distance", distance]);
+        assert_eq!(said.lines().next().unwrap(), format!("collection `{distance}`: 50 points of 3 dimensions, {how}"));
+    }
+}
+
 #[test]
 fn a_payload_index_that_cannot_be_is_wrong_usage() {
     let folder = folder_with_collection();
