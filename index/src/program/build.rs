@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use moco_index::{
-    Builder, Codes, CollectionConfig, Distance, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, VectorParams,
+    Builder, Codes, CollectionConfig, Distance, Error, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, VectorParams,
 };
 use serde_json::json;
 
 use super::folder;
 use super::json_lines::JsonLines;
 use super::loading::Target;
+use super::unique_json::UniquePayload;
 use super::vector_file::VectorFile;
 use super::{Stop, id_file, say, usage};
 
@@ -152,7 +153,11 @@ impl Kind {
 
     /// A vector of that many dimensions.
     pub(crate) fn vector(&self, dim: usize) -> VectorParams {
-        self.with_codes(VectorParams::new(dim, self.distance.unwrap_or(DistanceName::Cosine).into()))
+        self.with_codes(VectorParams::new(dim, self.distance()))
+    }
+
+    fn distance(&self) -> Distance {
+        self.distance.unwrap_or(DistanceName::Cosine).into()
     }
 
     pub(crate) fn with_codes(&self, params: VectorParams) -> VectorParams {
@@ -171,7 +176,12 @@ impl Kind {
 
     fn hnsw(&self) -> HnswParams {
         let default = HnswParams::default();
-        HnswParams { m: self.m.unwrap_or(default.m), ef_construction: self.ef_construction.unwrap_or(default.ef_construction), ..default }
+        HnswParams {
+            m: self.m.unwrap_or(default.m),
+            ef_construction: self.ef_construction.unwrap_or(default.ef_construction),
+            builder: self.builder.map_or(default.builder, Builder::from),
+            ..default
+        }
     }
 }
 
@@ -180,7 +190,7 @@ pub(crate) struct RowPoints {
     vectors: VectorFile,
     vector_name: String,
     ids: Option<Vec<PointId>>,
-    payloads: Option<JsonLines<Payload>>,
+    payloads: Option<JsonLines<UniquePayload>>,
 }
 
 /// Rows read at a time.
@@ -221,13 +231,19 @@ impl RowPoints {
                     block = self.vectors.read(row, BLOCK.min(rows - row))?;
                 }
                 let vector = block[row % BLOCK * dim..][..dim].to_vec();
+                let id = self.ids.as_ref().map_or(PointId::Num(row as u64), |ids| ids[row]);
+                // The store would refuse it too, without knowing which row it is.
+                if let Some(position) = vector.iter().position(|x| !x.is_finite()) {
+                    let place = format!("{}, row {row}, point {id}", self.vectors.path().display());
+                    return Err(anyhow!(Error::NotFinite { name: self.vector_name.clone(), position }).context(place));
+                }
                 let payload = match &mut self.payloads {
                     None => Payload::new(),
                     Some(payloads) => {
-                        payloads.next().unwrap_or_else(|| Err(usage(format!("there are {row} payloads for {rows} vectors"))))?
+                        let few = || Err(usage(format!("there are {row} payloads for {rows} vectors")));
+                        payloads.next().unwrap_or_else(few)?.0
                     }
                 };
-                let id = self.ids.as_ref().map_or(PointId::Num(row as u64), |ids| ids[row]);
                 Ok(Point { id, vectors: [(self.vector_name.clone(), vector)].into(), payload })
             };
             let point = point();
@@ -240,7 +256,7 @@ impl RowPoints {
 pub(crate) fn run(arguments: &Build, stop: &Stop) -> Result<()> {
     let vectors = VectorFile::open(&arguments.vectors)?;
     let config = arguments.kind.config(vectors.dim())?;
-    let dim = vectors.dim();
+    let (dim, distance) = (vectors.dim(), arguments.kind.distance());
     let points = RowPoints::open(vectors, arguments.kind.vector_name.as_deref().unwrap_or_default(), &arguments.points)?;
     let name = match &arguments.collection {
         Some(name) => name.clone(),
@@ -267,7 +283,11 @@ pub(crate) fn run(arguments: &Build, stop: &Stop) -> Result<()> {
         });
         say(figures)?;
     } else {
-        say(format_args!("collection `{name}`: {} points of {dim} dimensions, {indexed} in a graph", info.points))?;
+        let how = match distance {
+            Distance::Cosine | Distance::Dot | Distance::Euclid => "in a graph",
+            Distance::Manhattan => "in segments, all of them scanned",
+        };
+        say(format_args!("collection `{name}`: {} points of {dim} dimensions, {indexed} {how}", info.points))?;
         say(format_args!("written in {write_seconds:.1} s ({:.0} points/s), all done in {seconds:.1} s", written as f64 / write_seconds))?;
     }
     if info.points as u64 != written {

@@ -109,8 +109,11 @@ fn to_npy(arguments: &Export, collection: &Collection, path: &Path, stop: &Stop)
     if let Some(payloads) = payloads {
         payloads.finish()?;
     }
+    let is_stdout = vectors.is_stdout();
     vectors.finish()?;
-    say(format_args!("wrote {}: {expected} × {dim}", path.display()))?;
+    if !is_stdout {
+        say(format_args!("wrote {}: {expected} × {dim}", path.display()))?;
+    }
     let missing = collection.count() - expected;
     if missing > 0 {
         eprintln!("warning: {missing} points have no vector `{vector_name}` and are left out");
@@ -129,8 +132,11 @@ fn to_json_lines(collection: &Collection, path: &Path, stop: &Stop) -> Result<()
         }
         Ok(())
     })?;
+    let is_stdout = out.is_stdout();
     out.finish()?;
-    say(format_args!("wrote {}: {count} points", path.display()))?;
+    if !is_stdout {
+        say(format_args!("wrote {}: {count} points", path.display()))?;
+    }
     Ok(())
 }
 

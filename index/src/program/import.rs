@@ -1,6 +1,7 @@
 //! `moco-index import`: points of another form into a collection.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -11,7 +12,7 @@ use super::json_lines::{JsonLines, PointLine};
 use super::loading::Target;
 use super::qdrant::{Description, QdrantArguments, QdrantCollection};
 use super::vector_file::VectorFile;
-use super::{Stop, folder, say, usage, was_stopped};
+use super::{Stop, folder, progress, say, usage, was_stopped};
 
 #[derive(Args)]
 pub(crate) struct Import {
@@ -37,7 +38,7 @@ struct From {
     #[arg(long, value_name = "FILE")]
     npy: Option<PathBuf>,
     /// Points, a JSON object a line: `{"id": 1, "vector": [0.1, 0.2], "payload": {}}`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ids", "payloads"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ids", "payloads", "vector_name"])]
     jsonl: Option<PathBuf>,
 }
 
@@ -54,16 +55,51 @@ pub(crate) fn run(arguments: &Import, stop: &Stop) -> Result<()> {
         return into_collection(arguments, config, points.points(), total, stop);
     }
     let path = arguments.from.jsonl.as_deref().expect("clap wants one of the three");
-    // The first point shows what the vectors are like; the others must be like it.
-    let config = match JsonLines::<PointLine>::open(path)?.next().transpose()?.map(Point::from) {
-        None => return Err(usage(format!("{} holds no points", path.display()))),
-        Some(point) => {
-            let vectors = point.vectors.into_iter().map(|(name, vector)| (name, arguments.kind.vector(vector.len()))).collect();
-            arguments.kind.config_of(vectors)?
-        }
-    };
+    let Shapes { dims, points: total } = Shapes::of(path, stop)?;
+    let config = arguments.kind.config_of(dims.into_iter().map(|(name, dim)| (name, arguments.kind.vector(dim))).collect())?;
     let points = JsonLines::<PointLine>::open(path)?.map(|line| line.map(Point::from));
-    into_collection(arguments, config, points, None, stop)
+    into_collection(arguments, config, points, Some(total), stop)
+}
+
+/// What the points of a file of JSON lines are like. Any point may lack any vector, so all of them are asked.
+struct Shapes {
+    /// Dimensions by name.
+    dims: BTreeMap<String, usize>,
+    points: u64,
+}
+
+impl Shapes {
+    fn of(path: &Path, stop: &Stop) -> Result<Self> {
+        // By name, the dimensions and the line that has them first.
+        let mut shapes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let mut points = 0;
+        // The second time a pipe would give nothing, and that without an error.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(usage(format!("{} is no regular file: points are read twice, first for their shapes", path.display())));
+        }
+        let mut lines = JsonLines::<PointLine>::open(path)?;
+        let bar = progress::spinner("reading");
+        while let Some(line) = lines.next() {
+            stop.check(|| "stopped before anything was written".to_owned())?;
+            for (name, vector) in Point::from(line?).vectors {
+                let (dim, number) = (vector.len(), lines.number());
+                match shapes.get(&name) {
+                    None => drop(shapes.insert(name, (dim, number))),
+                    Some((first, _)) if *first == dim => {}
+                    Some((first, at)) => {
+                        let place = format!("{}, line {number}", path.display());
+                        return Err(usage(format!("{place}: vector `{name}` has {dim} dimensions, on line {at} it has {first}")));
+                    }
+                }
+            }
+            points += 1;
+        }
+        bar.finish_and_clear();
+        if points == 0 {
+            return Err(usage(format!("{} holds no points", path.display())));
+        }
+        Ok(Self { dims: shapes.into_iter().map(|(name, (dim, _))| (name, dim)).collect(), points })
+    }
 }
 
 /// Writes into the named collection, which is made as `config` says unless it is there.
@@ -134,7 +170,14 @@ mod tests {
         for words in ["--npy a", "--jsonl a", "--qdrant http://a --qdrant-collection b", "--npy a --ids b --payloads c"] {
             assert!(parse(words), "{words}");
         }
-        for words in ["", "--npy a --jsonl b", "--npy a --qdrant http://a --qdrant-collection b", "--qdrant a", "--jsonl a --ids b"] {
+        for words in [
+            "",
+            "--npy a --jsonl b",
+            "--npy a --qdrant http://a --qdrant-collection b",
+            "--qdrant a",
+            "--jsonl a --ids b",
+            "--jsonl a --vector-name b",
+        ] {
             assert!(!parse(words), "{words}");
         }
     }

@@ -1,16 +1,22 @@
 //! Points as JSON lines, one a line, in the shape that Qdrant gives and takes them:
 //! `{"id": 1, "vector": [0.1, 0.2], "payload": {"kind": "cat"}}`; several vectors are `"vector": {"name": […]}`.
+//!
+//! serde alone would take less: a list for an object, its elements in the order of the fields, and of a key that comes twice
+//! the last. A file of either was made by mistake.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Lines};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use moco_index::{Payload, Point, PointId, Record};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+
+use super::unique_json::{UniquePayload, twice};
 
 /// The vectors of a point, by name; the unnamed one alone is written as a bare list.
 ///
@@ -38,8 +44,15 @@ impl<'de> Deserialize<'de> for Vectors {
                 Ok(Vectors(BTreeMap::from([(String::new(), vector)])))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vectors, A::Error> {
-                BTreeMap::deserialize(de::value::MapAccessDeserializer::new(map)).map(Vectors)
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vectors, A::Error> {
+                let mut vectors = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if vectors.contains_key(&name) {
+                        return Err(twice(&name));
+                    }
+                    vectors.insert(name, map.next_value()?);
+                }
+                Ok(Vectors(vectors))
             }
         }
 
@@ -63,8 +76,12 @@ pub(crate) struct PointLine {
     id: PointId,
     #[serde(default)]
     vector: Vectors,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_payload")]
     payload: Option<Payload>,
+}
+
+fn unique_payload<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    Ok(Option::<UniquePayload>::deserialize(deserializer)?.map(|UniquePayload(payload)| payload))
 }
 
 impl From<PointLine> for Point {
@@ -79,18 +96,46 @@ impl From<Record> for PointLine {
     }
 }
 
-/// The lines of a file, each parsed; empty ones are left out.
+/// A JSON object, and no list of what its fields hold.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+/// The lines of a file, each an object, parsed; empty ones are left out.
 pub(crate) struct JsonLines<T> {
     path: PathBuf,
     lines: Lines<BufReader<File>>,
     number: usize,
-    of: std::marker::PhantomData<T>,
+    of: PhantomData<T>,
 }
 
 impl<T> JsonLines<T> {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), lines: BufReader::with_capacity(1 << 20, file).lines(), number: 0, of: std::marker::PhantomData })
+        Ok(Self { path: path.to_owned(), lines: BufReader::with_capacity(1 << 20, file).lines(), number: 0, of: PhantomData })
+    }
+
+    /// Of the line that was read last, from 1.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 }
 
@@ -106,7 +151,7 @@ impl<T: de::DeserializeOwned> Iterator for JsonLines<T> {
             self.number += 1;
             if !line.trim().is_empty() {
                 let at = || format!("{}, line {}", self.path.display(), self.number);
-                return Some(serde_json::from_str(&line).with_context(at));
+                return Some(serde_json::from_str(&line).map(|Object(value)| value).with_context(at));
             }
         }
     }
@@ -123,12 +168,13 @@ mod tests {
             r#"{"id":"550e8400-e29b-41d4-a716-446655440000","vector":{"a":[1.0],"b":[2.0,3.0]},"payload":null}"#,
             r#"{"id":2,"vector":{},"payload":{}}"#,
         ] {
-            let line: PointLine = serde_json::from_str(text).unwrap();
+            let Object(line): Object<PointLine> = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&line).unwrap(), text);
         }
         // Halfway between two f32 in f64, a hair above in decimal.
-        let vectors: Vectors = serde_json::from_str("[1.00000017881393432617187501]").unwrap();
-        assert_eq!(vectors.0[""], [1.0000002f32]);
+        let text = r#"{"id":1,"vector":{"":[1.00000017881393432617187501]}}"#;
+        let Object(line): Object<PointLine> = serde_json::from_str(text).unwrap();
+        assert_eq!(line.vector.0[""], [1.0000002f32]);
     }
 
     #[test]
@@ -141,8 +187,15 @@ mod tests {
             r#"{"id":1,"vector":{"sparse":{"indices":[1],"values":[0.5]}}}"#,
             r#"{"id":-1}"#,
             r#"{"id":1,"payload":[]}"#,
+            r#"[1]"#,
+            r#"[1,[1.0],{}]"#,
+            r#"{"id":1,"id":1}"#,
+            r#"{"id":1,"vector":[1.0],"vector":[1.0]}"#,
+            r#"{"id":1,"vector":{"a":[1.0],"a":[1.0]}}"#,
+            r#"{"id":1,"payload":{"a":1,"a":1}}"#,
+            r#"{"id":1,"payload":{"a":[{"b":1,"b":1}]}}"#,
         ] {
-            assert!(serde_json::from_str::<PointLine>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<Object<PointLine>>(text).is_err(), "{text}");
         }
     }
 }

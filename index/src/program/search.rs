@@ -8,6 +8,7 @@ use moco_index::{Filter, Hit, Payload, PointId, SearchRequest};
 use serde::Serialize;
 
 use super::json_lines::Vectors;
+use super::unique_json::UniqueJson;
 use super::vector_file::VectorFile;
 use super::{folder, id_file, say, table, usage};
 
@@ -80,7 +81,7 @@ pub(crate) fn run(arguments: &Search) -> Result<()> {
     let filter = match &arguments.filter {
         None => None,
         Some(text) => {
-            let Ok(value) = serde_json::from_str(text) else { return Err(usage(format!("--filter `{text}` is no JSON"))) };
+            let UniqueJson(value) = serde_json::from_str(text).map_err(|error| usage(format!("--filter `{text}` is no JSON: {error}")))?;
             Some(Filter::parse(&value)?)
         }
     };

@@ -226,6 +226,10 @@ impl VectorFile {
         Ok(Self(rows))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.0.rows
     }

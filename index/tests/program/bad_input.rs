@@ -1,8 +1,10 @@
 //! What cannot be done: one readable line, the exit status that fits, and nothing half done.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use moco_index::Store;
@@ -48,14 +50,21 @@ fn numbers_that_are_none_leave_nothing_of_the_collection() {
         let file = format!("{name}.npy");
         fs::write(folder.path().join(&file), npy_f32(&rows)).unwrap();
         let error = refusal(folder.path(), &["build", &file, "-o", "data"], 1);
-        assert!(
-            error.contains(&format!("nothing was kept of collection `{name}`")) && error.contains("is not finite at position 1"),
-            "{error}"
-        );
+        // It used to name the batch that the row is in.
+        let row = format!("{file}, row 4321, point 4321: vector `` is not finite at position 1");
+        assert_eq!(error, format!("error: nothing was kept of collection `{name}`: {row}"));
     }
     // A double beyond f32 becomes infinite.
     fs::write(folder.path().join("double.npy"), npy("<f8", "(1, 1)", &1e300f64.to_le_bytes())).unwrap();
     assert!(refusal(folder.path(), &["build", "double.npy", "-o", "data"], 1).contains("is not finite"));
+    fs::write(folder.path().join("two.npy"), npy_f32(&[vec![1.0], vec![f32::NAN]])).unwrap();
+    fs::write(folder.path().join("ids.txt"), "7\n550e8400-e29b-41d4-a716-446655440000\n").unwrap();
+    let import = ["import", "data", "--collection", "two", "--npy", "two.npy", "--ids", "ids.txt", "--vector-name", "v"];
+    let error = refusal(folder.path(), &import, 1);
+    assert!(
+        error.ends_with("two.npy, row 1, point 550e8400-e29b-41d4-a716-446655440000: vector `v` is not finite at position 0"),
+        "{error}"
+    );
     let stats: Value = serde_json::from_str(&printed(folder.path(), &["stats", "data", "--json"])).unwrap();
     assert_eq!(stats["collections"], serde_json::json!([]));
 }
@@ -70,6 +79,12 @@ fn json_lines_are_refused_with_their_number() {
         (r#"{"id":2,"vectors":[1.0,1.0]}"#, "unknown field `vectors`"),
         (r#"{"id":2,"vector":[1.0,1.0]"#, "EOF"),
         ("not JSON", "expected"),
+        // A list used to be a point of its elements, and of a key that comes twice the last counted.
+        ("[2]", "invalid type: sequence, expected a JSON object"),
+        (r#"[2,[1.0,1.0],{"a":1}]"#, "invalid type: sequence, expected a JSON object"),
+        (r#"{"id":2,"id":3}"#, "duplicate field `id`"),
+        (r#"{"id":2,"vector":{"a":[1.0],"a":[2.0]}}"#, "the key `a` stands there twice"),
+        (r#"{"id":2,"payload":{"a":{"b":1,"b":2}}}"#, "the key `b` stands there twice"),
     ] {
         fs::write(folder.path().join("in.jsonl"), format!("{{\"id\":1,\"vector\":[1.0,2.0]}}\n{second}\n")).unwrap();
         let error = refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 1);
@@ -77,9 +92,12 @@ fn json_lines_are_refused_with_their_number() {
     }
     fs::write(folder.path().join("in.jsonl"), "{\"id\":1,\"vector\":[1.0,2.0]}\n{\"id\":2,\"vector\":[1.0]}\n").unwrap();
     let error = refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 2);
-    assert!(error.contains("vector `` has 1 dimensions, the collection holds 2"), "{error}");
+    assert_eq!(error, "error: in.jsonl, line 2: vector `` has 1 dimensions, on line 1 it has 2");
+    assert!(!folder.path().join("data").exists());
     fs::write(folder.path().join("in.jsonl"), "\n").unwrap();
     assert!(refusal(folder.path(), &["import", "data", "--collection", "c", "--jsonl", "in.jsonl"], 2).contains("holds no points"));
+    let null = ["import", "data", "--collection", "c", "--jsonl", "/dev/null"];
+    assert!(refusal(folder.path(), &null, 2).contains("/dev/null is no regular file"));
 }
 
 #[test]
@@ -99,6 +117,9 @@ fn files_that_do_not_belong_together_are_refused() {
     }
     fs::write(folder.path().join("payloads.jsonl"), "[]\n".repeat(50)).unwrap();
     assert!(refusal(folder.path(), &["build", "vectors.npy", "-o", "data", "--payloads", "payloads.jsonl"], 1).contains("line 1"));
+    fs::write(folder.path().join("payloads.jsonl"), "{}\n{\"a\":1,\"a\":2}\n".repeat(25)).unwrap();
+    let error = refusal(folder.path(), &["build", "vectors.npy", "-o", "data", "--payloads", "payloads.jsonl"], 1);
+    assert!(error.contains("payloads.jsonl, line 2: the key `a` stands there twice"), "{error}");
     assert!(!printed(folder.path(), &["stats", "data"]).contains("vectors "));
     fs::write(folder.path().join("short.npy"), npy_f32(&[vec![1.0, 2.0]])).unwrap();
     for command in [&["search", "data", "--queries", "short.npy"][..], &["bench", "data", "--queries", "short.npy"]] {
@@ -251,4 +272,42 @@ fn damage_is_found_and_the_other_collections_are_looked_at_all_the_same() {
     assert_eq!(output.status.code(), Some(1), "{said}{error}");
     assert!(said.contains("FAULT") && said.contains("50 points, every checksum right"), "{said}");
     assert!(error.contains("1 of the collections in data are not sound"), "{error}");
+}
+
+/// The first verification used to end before the segment was built anew, so the second found the same.
+#[test]
+fn a_damaged_segment_is_found_and_built_anew_of_the_truth() {
+    let folder = folder_with_collection();
+    // Euclid keeps the numbers as they are.
+    printed(folder.path(), &["build", "vectors.npy", "-o", "data", "--collection", "plain", "--distance", "euclid"]);
+    let row: Vec<u8> = arc(50)[20].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let segments = || -> Vec<PathBuf> {
+        let collections = fs::read_dir(folder.path().join("data/collections")).unwrap();
+        let files = collections.flat_map(|collection| fs::read_dir(collection.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some(OsStr::new("segment"))).collect()
+    };
+    let place_of_row = |path: &PathBuf| fs::read(path).unwrap().windows(row.len()).position(|bytes| bytes == row);
+    // A number of a row, which nobody reads before the verification, and the first byte, which is read as it is opened.
+    for (place, json) in [(None, false), (Some(0), false), (None, true)] {
+        let (path, row) = segments().into_iter().find_map(|path| place_of_row(&path).map(|row| (path, row))).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[place.unwrap_or(row)] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let verify = if json { &["verify", "data", "--json"][..] } else { &["verify", "data"] };
+        let output = super::start(folder.path(), verify);
+        let (said, error) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}{error}");
+        let damaged = format!("{} is damaged: its ", path.strip_prefix(folder.path()).unwrap().display());
+        if json {
+            let said: Value = serde_json::from_str(&said).unwrap();
+            assert_eq!((&said["collections"][0]["name"], &said["collections"][0]["points"]), (&"arc".into(), &50.into()), "{said}");
+            assert_eq!(said["collections"][1]["segment_built_anew"], true, "{said}");
+            assert!(said["collections"][1]["fault"].as_str().unwrap().starts_with(&damaged), "{said}");
+        } else {
+            assert!(said.contains(&format!("plain: FAULT: {damaged}")), "{said}");
+            assert!(said.contains("; its segment was built anew of the truth: verify again"), "{said}");
+        }
+        assert!(!path.exists() && segments().len() == 2);
+        assert!(printed(folder.path(), &["verify", "data"]).contains("plain: 50 points, every checksum right"));
+    }
 }

@@ -4,12 +4,14 @@ mod bad_input;
 mod fake_qdrant;
 mod qdrant;
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use moco_index::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -141,9 +143,61 @@ fn a_filter_leaves_out_what_does_not_pass() {
     let found = printed(folder.path(), &["search", "other", "--vector", "[1,0,0]", "-k", "3", "--filter", filter, "--json", "--payload"]);
     assert_eq!(ids_of_hits(&json_lines(&found)[0]), [1, 3, 5]);
     assert_eq!(json_lines(&found)[0]["hits"][0]["payload"], json!({"even": false}));
-    for (filter, reason) in [(r#"{"mst": []}"#, "`mst`"), ("{", "is no JSON"), (r#"{"must": [{"key": "a", "like": 1}]}"#, "must[0]")] {
+    for (filter, reason) in [
+        (r#"{"mst": []}"#, "`mst`"),
+        ("{", "is no JSON"),
+        (r#"{"must": [{"key": "a", "like": 1}]}"#, "must[0]"),
+        (r#"{"must": [], "must": []}"#, "`must` stands there twice"),
+    ] {
         let error = refusal(folder.path(), &["search", "other", "--vector", "[1,0,0]", "--filter", filter], 2);
         assert!(error.contains(reason), "{error}");
+    }
+}
+
+/// `--builder` used to be read and forgotten.
+#[test]
+fn a_new_collection_is_as_its_options_say() {
+    let folder = folder_with_collection();
+    let lines: String = arc(50).iter().enumerate().map(|(id, row)| format!("{{\"id\":{id},\"vector\":{{\"v\":{row:?}}}}}\n")).collect();
+    fs::write(folder.path().join("lines.jsonl"), lines).unwrap();
+    let options = ["--builder", "hnsw-rs", "--m", "5", "--ef-construction", "33", "--codes", "int4", "--distance", "euclid"];
+    let index = ["--payload-index", "a=integer"];
+    let build = ["build", "vectors.npy", "-o", "data", "--vector-name", "v", "--collection", "built"];
+    let npy = ["import", "data", "--npy", "vectors.npy", "--vector-name", "v", "--collection", "rows"];
+    let jsonl = ["import", "data", "--jsonl", "lines.jsonl", "--collection", "lines"];
+    for command in [&build[..], &npy, &jsonl] {
+        printed(folder.path(), &[command, &options, &index].concat());
+    }
+    // Few points have a graph once they are asked for one.
+    for collection in ["rows", "lines"] {
+        printed(folder.path(), &["compact", "data", "--collection", collection]);
+    }
+    let stats: Value = serde_json::from_str(&printed(folder.path(), &["stats", "data", "--json"])).unwrap();
+    let collection = |name: &str| stats["collections"].as_array().unwrap().iter().find(|collection| collection["name"] == name).unwrap();
+    for name in ["built", "rows", "lines"] {
+        let collection = collection(name);
+        let (hnsw, vector) = (&collection["hnsw"], &collection["vectors"]["v"]);
+        assert_eq!([&hnsw["builder"], &hnsw["m"], &hnsw["ef_construction"]], [&json!("hnsw_rs"), &json!(5), &json!(33)], "{name}");
+        assert_eq!([&vector["codes"], &vector["distance"]], ["int4", "Euclid"], "{name}");
+        assert_eq!([&vector["segments"][0]["builder"], &vector["segments"][0]["codes"]], ["hnsw_rs", "int4"], "{name}");
+    }
+    let default = collection("arc");
+    let (hnsw, vector) = (&default["hnsw"], &default["vectors"][""]);
+    assert_eq!([&hnsw["builder"], &hnsw["m"], &hnsw["ef_construction"]], [&json!("own"), &json!(16), &json!(200)]);
+    assert_eq!([&vector["codes"], &vector["distance"], &vector["segments"][0]["builder"]], ["int8", "Cosine", "own"]);
+    let store = Store::open(folder.path().join("data")).unwrap();
+    for name in ["built", "rows", "lines"] {
+        assert_eq!(store.collection(name).unwrap().config().indexes.len(), 1, "{name}");
+    }
+}
+
+/// "50 in a graph" used to be said of a distance that has none.
+#[test]
+fn build_says_whether_there_is_a_graph() {
+    let folder = folder_with_collection();
+    for (distance, how) in [("euclid", "50 in a graph"), ("manhattan", "50 in segments, all of them scanned")] {
+        let said = printed(folder.path(), &["build", "vectors.npy", "-o", "data", "--collection", distance, "--distance", distance]);
+        assert_eq!(said.lines().next().unwrap(), format!("collection `{distance}`: 50 points of 3 dimensions, {how}"));
     }
 }
 
@@ -262,6 +316,81 @@ fn json_lines_carry_a_collection_bit_for_bit() {
     assert_eq!(error, "error: the collection has the vectors `a`, `b`: choose one with --vector-name");
     let found = json_lines(&printed(folder.path(), &["search", "data", "--vector", "[1,2]", "--vector-name", "a", "--json"]));
     assert_eq!(ids_of_hits(&found[0]), [1]);
+}
+
+/// The first line used to say which vectors there are: such an export could not be read again.
+#[test]
+fn any_point_may_lack_any_vector_in_json_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = [
+        r#"{"id":1,"vector":{},"payload":{}}"#,
+        r#"{"id":2,"vector":{"a":[0.5,1.0]},"payload":{}}"#,
+        r#"{"id":3,"vector":{"b":[1.0]},"payload":{"n":1}}"#,
+        r#"{"id":4,"vector":{"":[1.0,2.0,3.0],"a":[1.0,0.0]},"payload":{}}"#,
+    ];
+    fs::write(folder.path().join("in.jsonl"), lines.join("\n") + "\n").unwrap();
+    let import = ["import", "data", "--collection", "c", "--jsonl", "in.jsonl", "--distance", "dot"];
+    assert_eq!(printed(folder.path(), &import), "collection `c`: 4 points read, 4 there now\n");
+    printed(folder.path(), &["export", "data", "--jsonl", "out.jsonl"]);
+    assert_eq!(fs::read(folder.path().join("out.jsonl")).unwrap(), fs::read(folder.path().join("in.jsonl")).unwrap());
+    // Points without any vector are a collection of payloads.
+    fs::write(folder.path().join("in.jsonl"), "{\"id\":1}\n\n{\"id\":2,\"vector\":null}\n").unwrap();
+    let import = ["import", "data", "--collection", "payloads", "--jsonl", "in.jsonl"];
+    assert_eq!(printed(folder.path(), &import), "collection `payloads`: 2 points read, 2 there now\n");
+}
+
+/// The link used to become a file, and what it led to stayed old.
+#[test]
+fn an_output_follows_links_and_replaces_what_they_lead_to() {
+    let folder = folder_with_collection();
+    let at = |name: &str| folder.path().join(name);
+    printed(folder.path(), &["export", "data", "--jsonl", "plain.jsonl"]);
+    fs::create_dir(at("dir")).unwrap();
+    fs::write(at("dir/old.jsonl"), "old").unwrap();
+    for (link, leads_to) in
+        [("dir/second", "old.jsonl"), ("first", "dir/second"), ("dangling", "dir/new.jsonl"), ("out-of-here", "nowhere/new.jsonl")]
+    {
+        symlink(leads_to, at(link)).unwrap();
+    }
+    printed(folder.path(), &["export", "data", "--jsonl", "first"]);
+    printed(folder.path(), &["export", "data", "--jsonl", "dangling"]);
+    assert!(refusal(folder.path(), &["export", "data", "--jsonl", "out-of-here"], 1).contains("cannot write out-of-here"));
+    for link in ["first", "dir/second", "dangling"] {
+        assert!(at(link).is_symlink(), "{link}");
+        assert_eq!(fs::read(at(link)).unwrap(), fs::read(at("plain.jsonl")).unwrap(), "{link}");
+    }
+    assert_eq!(names(&at("dir")), ["new.jsonl", "old.jsonl", "second"]);
+    // A circle leads nowhere.
+    symlink("circle", at("circle")).unwrap();
+    assert!(refusal(folder.path(), &["export", "data", "--jsonl", "circle"], 1).contains("cannot write circle"));
+}
+
+/// A pipe used to be replaced by a regular file, and by root /dev/stdout too.
+#[test]
+fn an_output_that_is_no_regular_file_is_written_to() {
+    let folder = folder_with_collection();
+    let at = |name: &str| folder.path().join(name);
+    printed(folder.path(), &["export", "data", "--jsonl", "plain.jsonl"]);
+    let plain = fs::read(at("plain.jsonl")).unwrap();
+    let pipe = CString::new(at("pipe").as_os_str().as_bytes()).unwrap();
+    // SAFETY: the path ends in a zero and lives until the call returns.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    let reader = std::thread::spawn({
+        let path = at("pipe");
+        move || fs::read(path).unwrap()
+    });
+    assert_eq!(printed(folder.path(), &["export", "data", "--jsonl", "pipe"]), "wrote pipe: 50 points\n");
+    assert_eq!(reader.join().unwrap(), plain);
+    assert!(fs::symlink_metadata(at("pipe")).unwrap().file_type().is_fifo());
+    // Our own stdout, as a pipe and as a file that holds something: nothing but the points, after what is there.
+    symlink("/dev/fd/1", at("stdout")).unwrap();
+    let export = ["export", "data", "--jsonl", "stdout"];
+    assert_eq!(start(folder.path(), &export).stdout, plain);
+    fs::write(at("log"), "before\n").unwrap();
+    let log = fs::OpenOptions::new().append(true).open(at("log")).unwrap();
+    assert!(Command::new(PROGRAM).current_dir(folder.path()).args(export).stdout(log).status().unwrap().success());
+    assert_eq!(fs::read(at("log")).unwrap(), [b"before\n", &plain[..]].concat());
+    assert!(at("stdout").is_symlink());
 }
 
 #[test]

@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use super::{Bench, Run, quantile, requests, search_all};
 use crate::program::json_lines::JsonLines;
 use crate::program::output_file::OutputFile;
+use crate::program::unique_json::UniqueJson;
 use crate::program::{folder, say, usage, vector_file};
 
 /// In a row of ids, a hit that there was not.
@@ -101,14 +102,15 @@ fn options<'a>(words: impl Iterator<Item = &'a str>) -> Result<BTreeMap<&'a str,
 /// The same filter for all, or one for each.
 fn set_filters(requests: &mut [SearchRequest], options: &BTreeMap<&str, &str>) -> Result<()> {
     if let Some(text) = options.get("filter") {
-        let value = serde_json::from_str(text).with_context(|| format!("filter={text}"))?;
+        let UniqueJson(value) = serde_json::from_str(text).with_context(|| format!("filter={text}"))?;
         let filter = Filter::parse(&value)?;
         requests.iter_mut().for_each(|request| request.filter = Some(filter.clone()));
     }
     if let Some(path) = options.get("filters") {
-        let mut lines = JsonLines::<Value>::open(Path::new(path))?;
+        let mut lines = JsonLines::<UniqueJson>::open(Path::new(path))?;
         for (row, request) in requests.iter_mut().enumerate() {
-            let line = lines.next().unwrap_or_else(|| Err(usage(format!("{path} holds {row} filters, too few for the queries"))))?;
+            let UniqueJson(line) =
+                lines.next().unwrap_or_else(|| Err(usage(format!("{path} holds {row} filters, too few for the queries"))))?;
             request.filter = Some(Filter::parse(&line)?);
         }
     }
