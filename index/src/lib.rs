@@ -72,3 +72,4 @@ pub use point::{Hit, Payload, Point, Record};
 pub use search::SearchRequest;
 pub use segment::{FORMAT as SEGMENT_FORMAT, SegmentStats, Verify};
 pub use store::{AliasAction, SnapshotManifest, Store, StoreOptions};
+pub use unique_json::{UniqueJson, UniquePayload};

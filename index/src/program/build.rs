@@ -7,14 +7,14 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use moco_index::{
-    Builder, Codes, CollectionConfig, Distance, Error, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, VectorParams,
+    Builder, Codes, CollectionConfig, Distance, Error, HnswParams, KeyPath, Payload, PayloadSchema, Point, PointId, Store, UniquePayload,
+    VectorParams,
 };
 use serde_json::json;
 
 use super::folder;
 use super::json_lines::JsonLines;
 use super::loading::Target;
-use super::unique_json::UniquePayload;
 use super::vector_file::VectorFile;
 use super::{Stop, id_file, say, usage};
 

@@ -12,11 +12,9 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use moco_index::{Payload, Point, PointId, Record};
+use moco_index::{Payload, Point, PointId, Record, UniquePayload};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
-
-use super::unique_json::{UniquePayload, twice};
 
 /// The vectors of a point, by name; the unnamed one alone is written as a bare list.
 ///
@@ -48,7 +46,7 @@ impl<'de> Deserialize<'de> for Vectors {
                 let mut vectors = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if vectors.contains_key(&name) {
-                        return Err(twice(&name));
+                        return Err(de::Error::custom(format_args!("the key `{name}` stands there twice")));
                     }
                     vectors.insert(name, map.next_value()?);
                 }

@@ -28,7 +28,6 @@ mod progress;
 mod qdrant;
 mod stop;
 mod table;
-mod unique_json;
 mod vector_file;
 
 pub(crate) use stop::Stop;

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use moco_index::{Filter, Hit, Payload, PointId, SearchRequest};
+use moco_index::{Filter, Hit, Payload, PointId, SearchRequest, UniqueJson};
 use serde::Serialize;
 
 use super::json_lines::Vectors;
-use super::unique_json::UniqueJson;
 use super::vector_file::VectorFile;
 use super::{folder, id_file, say, table, usage};
 

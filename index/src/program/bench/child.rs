@@ -23,13 +23,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use moco_index::{Collection, Filter, PointId, SearchRequest};
+use moco_index::{Collection, Filter, PointId, SearchRequest, UniqueJson};
 use serde_json::{Value, json};
 
 use super::{Bench, Run, quantile, requests, search_all};
 use crate::program::json_lines::JsonLines;
 use crate::program::output_file::OutputFile;
-use crate::program::unique_json::UniqueJson;
 use crate::program::{folder, say, usage, vector_file};
 
 /// In a row of ids, a hit that there was not.
