@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use moco_index::{Collection, Distance, Hit, PointId, SearchRequest, StoreOptions};
+use moco_index::{Collection, PointId, SearchRequest, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::model::{Content, Model, as_stored};
+use crate::model::{Content, Model};
+use crate::nearest::{self, Recall};
 use crate::script::{self, Draw, MAIN, Mix, Operation, VECTORS};
 use crate::{amount, read_back, scratch, seed};
 
@@ -15,64 +16,12 @@ const MIX: Mix = Mix { ids: 150, upsert: 60, delete: 25, side: 12, bulk: 3, chan
 /// How likely a restart is before an operation.
 const RESTART: f64 = 0.001;
 
-/// Scores of one hit may differ by this from another order of the same additions.
-const COSINE_TOLERANCE: f32 = 1e-5;
-
-/// Every point with the vector, nearest first, ties by id.
-fn nearest(content: &Content, vector: &str, distance: Distance, query: &[f32]) -> Vec<(f32, PointId)> {
-    let score = |vector: &Vec<f32>| distance.score(query, vector);
-    let mut found: Vec<(f32, PointId)> =
-        content.points.iter().filter_map(|(id, stored)| Some((score(stored.vectors.get(vector)?), *id))).collect();
-    let sign = if distance.larger_is_nearer() { -1.0 } else { 1.0 };
-    found.sort_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)).then(a.1.cmp(&b.1)));
-    found
-}
-
-/// Scores and ids, where only the sums of a cosine may come out in another way.
-fn agree(found: &[Hit], expected: &[(f32, PointId)], distance: Distance) -> bool {
-    let tolerance = if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 };
-    found.len() <= expected.len()
-        && found.iter().zip(expected).all(|(hit, (score, id))| {
-            let is_close = (hit.score - score).abs() <= tolerance;
-            is_close
-                && (hit.id == *id || tolerance > 0.0 && expected.iter().any(|(s, id)| *id == hit.id && (hit.score - s).abs() <= tolerance))
-        })
-}
-
-#[derive(Default)]
-struct Recall {
-    wanted: usize,
-    found: usize,
-}
-
-/// Searches by one vector, exactly and by whatever the store prefers.
-fn search(collection: &Collection, content: &Content, draw: &mut Draw, recall: &mut Recall) -> Result<(), String> {
-    let (name, size, distance) = VECTORS[draw.below(4) as usize];
+/// A search by one vector.
+fn request(draw: &mut Draw) -> SearchRequest {
+    let (name, size, _) = VECTORS[draw.below(4) as usize];
     let query = draw.vector(size);
     let (limit, offset) = (1 + draw.below(20) as usize, if draw.below(4) == 0 { draw.below(30) as usize } else { 0 });
-    let expected: Vec<_> = nearest(content, name, distance, &as_stored(name, &query)).into_iter().skip(offset).collect();
-    let wanted = &expected[..limit.min(expected.len())];
-    let request = SearchRequest { vector_name: name.to_owned(), offset, ..SearchRequest::new(query.clone(), limit) };
-    let exact = collection.search(&SearchRequest { exact: true, ..request.clone() }).map_err(|error| error.to_string())?;
-    if exact.len() != wanted.len() || !agree(&exact, &expected, distance) {
-        let found: Vec<_> = exact.iter().map(|hit| (hit.score, hit.id)).collect();
-        return Err(format!("exact search by `{name}` for {query:?}, limit {limit}, offset {offset}: {found:?}, not {wanted:?}"));
-    }
-    let walked = collection.search(&request).map_err(|error| error.to_string())?;
-    if walked.len() != wanted.len() {
-        return Err(format!("search by `{name}` found {} of {}", walked.len(), wanted.len()));
-    }
-    for hit in &walked {
-        let score =
-            content.points.get(&hit.id).and_then(|stored| Some(distance.score(&as_stored(name, &query), stored.vectors.get(name)?)));
-        if !score.is_some_and(|score| (hit.score - score).abs() <= if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 }) {
-            return Err(format!("search by `{name}` returned {} with score {}, not {score:?}", hit.id, hit.score));
-        }
-    }
-    recall.wanted += wanted.len();
-    // By score: of equally near points any will do.
-    recall.found += walked.iter().zip(wanted).filter(|(hit, (score, _))| (hit.score - score).abs() <= COSINE_TOLERANCE).count();
-    Ok(())
+    SearchRequest { vector_name: name.to_owned(), offset, ..SearchRequest::new(query, limit) }
 }
 
 /// Reads some points by id and a page of them.
@@ -125,7 +74,7 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
         assert_eq!(store.collections().len(), model.0.len(), "{context}: collections");
         let (main, content) = (store.collection(MAIN).unwrap(), &model.0[MAIN]);
         let outcome = match draw.below(2) {
-            0 => search(&main, content, &mut draw, &mut recall),
+            0 => nearest::search(&main, content, &request(&mut draw), &|_, _| true, &mut recall),
             _ => look_up(&main, content, &mut draw),
         };
         outcome.unwrap_or_else(|difference| panic!("{context}: {difference}"));
