@@ -1,12 +1,14 @@
 //! A store beside plain maps, through random operations and restarts.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use moco_index::{Collection, PointId, SearchRequest, StoreOptions};
+use moco_index::{Collection, Condition, Filter, PointId, SearchRequest, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
 
-use crate::model::{Content, Model};
+use crate::model::{Content, Model, Stored};
 use crate::nearest::{self, Recall};
 use crate::script::{self, Draw, MAIN, Mix, Operation, VECTORS};
 use crate::{amount, read_back, scratch, seed};
@@ -45,6 +47,68 @@ fn look_up(collection: &Collection, content: &Content, draw: &mut Draw) -> Resul
     Ok(())
 }
 
+/// What a condition or a filter says, by hand.
+type Passes = Box<dyn Fn(PointId, &Stored) -> bool>;
+
+/// A condition on what the script writes: ids, vectors, and texts that some payloads have.
+fn condition(draw: &mut Draw) -> (Condition, Passes) {
+    let digit = draw.below(10);
+    let text = |stored: &Stored, key: &str| stored.payload.get(key).and_then(Value::as_str).map(str::to_owned);
+    match draw.below(6) {
+        0 => {
+            let ids: BTreeSet<PointId> = (0..100).map(|_| draw.id(0, MIX)).collect();
+            (Condition::has_id(ids.iter().copied()), Box::new(move |id, _| ids.contains(&id)))
+        }
+        1 => {
+            let (name, ..) = VECTORS[draw.below(4) as usize];
+            (Condition::has_vector(name), Box::new(move |_, stored| stored.vectors.contains_key(name)))
+        }
+        2 => (Condition::is_empty("filler"), Box::new(move |_, stored| text(stored, "filler").is_none())),
+        3 => {
+            let start = format!("0 {digit}");
+            let condition = Condition::field("note").starts_with(start.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "note").is_some_and(|note| note.starts_with(&start))))
+        }
+        4 => {
+            let end = format!(".{}", digit % 5);
+            let condition = Condition::field("stamp").contains(end.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "stamp").is_some_and(|stamp| stamp.contains(&end))))
+        }
+        _ => {
+            let start = format!("0.{digit}");
+            let condition = Condition::field("stamp").starts_with(start.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "stamp").is_some_and(|stamp| stamp.starts_with(&start))))
+        }
+    }
+}
+
+/// Counts, searches and reads by pages the points that pass a filter of two conditions; how many pass.
+fn look_filtered(collection: &Collection, content: &Content, draw: &mut Draw, recall: &mut Recall) -> Result<usize, String> {
+    let ((a, is_a), (b, is_b)) = (condition(draw), condition(draw));
+    let (filter, passes): (Filter, Passes) = match draw.below(4) {
+        0 => (Filter::must([a, b]), Box::new(move |id, stored| is_a(id, stored) && is_b(id, stored))),
+        1 => (Filter::should([a, b]), Box::new(move |id, stored| is_a(id, stored) || is_b(id, stored))),
+        2 => (Filter::must_not([a, b]), Box::new(move |id, stored| !is_a(id, stored) && !is_b(id, stored))),
+        _ => (Filter::must([a]).and_must_not([b]), Box::new(move |id, stored| is_a(id, stored) && !is_b(id, stored))),
+    };
+    let in_words = |difference: String| format!("{difference}, where {}", serde_json::to_string(&filter).expect("a filter is JSON"));
+    let passing = content.points.iter().filter(|(id, stored)| passes(**id, stored)).map(|(id, _)| *id).collect::<Vec<_>>();
+    let count = collection.count_passing(&filter).map_err(|error| error.to_string())?;
+    if count != passing.len() {
+        return Err(in_words(format!("{count} points pass, not {}", passing.len())));
+    }
+    let (from, limit) = (draw.id(0, MIX), draw.below(50) as usize + 1);
+    let (records, next) = collection.scroll_passing(Some(&filter), Some(from), limit, false, false).map_err(|error| error.to_string())?;
+    let mut expected = passing.iter().copied().filter(|id| *id >= from);
+    let page: Vec<PointId> = expected.by_ref().take(limit).collect();
+    if records.iter().map(|record| record.id).collect::<Vec<_>>() != page || next != expected.next() {
+        return Err(in_words(format!("scroll from {from}, limit {limit}: {records:?}, next {next:?}, not {page:?}")));
+    }
+    let request = SearchRequest { filter: Some(filter.clone()), ..request(draw) };
+    nearest::search(collection, content, &request, &passes, recall).map_err(in_words)?;
+    Ok(passing.len())
+}
+
 #[test]
 fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     let (start, seed, operations) = (Instant::now(), seed(11), amount(20_000, 200_000) as u64);
@@ -53,6 +117,7 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     let options = |random: &mut ChaCha8Rng| StoreOptions::default().checkpoint_bytes([2000, 200_000, 16 << 20][random.random_range(0..3)]);
     let mut store = script::open(folder.path(), &options(&mut random)).unwrap();
     let (mut model, mut recall, mut restarts, mut indexed) = (Model::default(), Recall::default(), 0, 0);
+    let (mut filtered, mut passing) = (0, 0);
     let setup = Operation::CreateCollection { name: MAIN.to_owned() };
     setup.perform(&store).unwrap();
     model.apply(&setup);
@@ -73,9 +138,13 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
         }
         assert_eq!(store.collections().len(), model.0.len(), "{context}: collections");
         let (main, content) = (store.collection(MAIN).unwrap(), &model.0[MAIN]);
-        let outcome = match draw.below(2) {
+        let outcome = match draw.below(3) {
             0 => nearest::search(&main, content, &request(&mut draw), &|_, _| true, &mut recall),
-            _ => look_up(&main, content, &mut draw),
+            1 => look_up(&main, content, &mut draw),
+            _ => look_filtered(&main, content, &mut draw, &mut recall).map(|count| {
+                filtered += 1;
+                passing += count;
+            }),
         };
         outcome.unwrap_or_else(|difference| panic!("{context}: {difference}"));
         if number % 500 == 0 {
@@ -89,8 +158,9 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     assert!(differences.is_empty(), "seed {seed}, at the end: {differences:?}");
     let recall = recall.found as f64 / recall.wanted as f64;
     println!(
-        "{operations} random operations from seed {seed}, {restarts} restarts: 0 differences; {} points at the end, recall {recall:.4} where \
-         a graph answered; {:.1} s",
+        "{operations} random operations from seed {seed}, {restarts} restarts: 0 differences, {filtered} looks by filters among them, which \
+         {:.0} points passed in the mean; {} points at the end, recall {recall:.4} where a graph answered; {:.1} s",
+        passing as f64 / filtered as f64,
         model.0[MAIN].points.len(),
         start.elapsed().as_secs_f64()
     );
