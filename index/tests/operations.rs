@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moco_index::{
-    Ack, AliasAction, Collection, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, Hit, KeyPath, Operation,
-    OrderBy, Payload, PayloadSchema, PayloadSelect, Point, PointId, Recommend, Record, Scalar, SearchRequest, Selector, Store, Strategy,
-    UpsertMode, VectorParams,
+    Ack, AliasAction, Collection, CollectionConfig, Condition, Direction, Distance, Error, Example, Filter, Hit, KeyPath, Lookup,
+    Operation, OrderBy, Payload, PayloadSchema, PayloadSelect, Point, PointId, Recommend, Record, Scalar, SearchRequest, Selector, Store,
+    Strategy, UpsertMode, VectorParams,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -354,6 +354,162 @@ fn recommendations_follow_each_strategy_by_its_formula() {
         let error = collection.recommend(&recommend, &image(9)).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Three points in a collection of this distance, and what a strategy makes of them: numbers, and scores to within rounding.
+fn scored_by(distance: Distance, points: [[f32; 2]; 3], recommend: &Recommend) -> Vec<(u64, f32)> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vectors = BTreeMap::from([("image".to_owned(), VectorParams::new(2, distance))]);
+    let collection = store.create_collection("c", CollectionConfig { vectors, ..CollectionConfig::default() }).unwrap();
+    collection.upsert((1..).zip(points).map(|(number, image)| point(number, image, json!({}))).collect()).unwrap();
+    let hits = collection.recommend(recommend, &image(9)).unwrap();
+    numbers(&hits).into_iter().zip(hits.iter().map(|hit| hit.score)).collect()
+}
+
+fn assert_scores(found: &[(u64, f32)], expected: &[(u64, f32)]) {
+    let agree = found.iter().zip(expected).all(|((a, x), (b, y))| a == b && (x - y).abs() < 1e-6);
+    assert!(found.len() == expected.len() && agree, "{found:?}, not {expected:?}");
+}
+
+/// A similarity squeezed into 0 to 1: 0 is a half, -5 a twelfth, -10 a twenty-second.
+#[test]
+fn where_smaller_is_nearer_examples_score_by_negated_distances() {
+    let (near, far) = (Example::Vector(vec![0.0, 0.0]), Example::Vector(vec![6.0, 8.0]));
+    // By Euclid 0, 5 and 10 from the one and 10, 5 and 0 from the other; by Manhattan as many times 7/5.
+    let points = [[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]];
+    let score = |distance, positive: &[&Example], negative: &[&Example], strategy| {
+        let [positive, negative] = [positive, negative].map(|examples| examples.iter().map(|example| (*example).clone()).collect());
+        scored_by(distance, points, &Recommend { positive, negative, strategy, lookup: None })
+    };
+    let euclid = |positive: &[&Example], negative: &[&Example], strategy| score(Distance::Euclid, positive, negative, strategy);
+    assert_scores(&euclid(&[&near], &[&far], Strategy::SumScores), &[(1, 10.0), (2, 0.0), (3, -10.0)]);
+    assert_scores(&euclid(&[&near, &near], &[], Strategy::SumScores), &[(1, 0.0), (2, -10.0), (3, -20.0)]);
+    // Of the second point neither is nearer: the negative one counts.
+    assert_scores(&euclid(&[&near], &[&far], Strategy::BestScore), &[(1, 0.5), (2, -1.0 / 12.0), (3, -0.5)]);
+    assert_scores(&euclid(&[&near, &far], &[], Strategy::BestScore), &[(1, 0.5), (3, 0.5), (2, 1.0 / 12.0)]);
+    assert_scores(&euclid(&[], &[&near], Strategy::BestScore), &[(3, -1.0 / 22.0), (2, -1.0 / 12.0), (1, -0.5)]);
+    // Nearest to (0, 0) + (0, 0) - (6, 8): a search, whose scores are distances.
+    assert_scores(&euclid(&[&near], &[&far], Strategy::AverageVector), &[(1, 10.0), (2, 15.0), (3, 20.0)]);
+    assert_scores(&score(Distance::Manhattan, &[&near], &[&far], Strategy::SumScores), &[(1, 14.0), (2, 0.0), (3, -14.0)]);
+    assert_scores(&score(Distance::Manhattan, &[&near], &[&far], Strategy::BestScore), &[(1, 0.5), (2, -1.0 / 16.0), (3, -0.5)]);
+}
+
+#[test]
+fn under_cosine_examples_score_by_the_angle_to_what_is_stored() {
+    // As stored: (1, 0), (0.6, 0.8), (0, 1).
+    let points = [[5.0, 0.0], [3.0, 4.0], [0.0, 2.0]];
+    let score = |positive: Example, negative: Example, strategy| {
+        scored_by(Distance::Cosine, points, &Recommend { positive: vec![positive], negative: vec![negative], strategy, lookup: None })
+    };
+    let (right, up) = (Example::Vector(vec![1.0, 0.0]), Example::Vector(vec![0.0, 1.0]));
+    assert_scores(&score(right.clone(), up.clone(), Strategy::SumScores), &[(1, 1.0), (2, -0.2), (3, -1.0)]);
+    // 1 squeezed is 3/4; of the second point 0.8 to the negative one is 13/18.
+    assert_scores(&score(right, up, Strategy::BestScore), &[(1, 0.75), (2, -13.0 / 18.0), (3, -0.75)]);
+    assert_scores(&score(Example::Id(id(3)), Example::Id(id(1)), Strategy::SumScores), &[(2, 0.2)]);
+    assert_scores(&score(Example::Id(id(3)), Example::Id(id(1)), Strategy::BestScore), &[(2, 13.0 / 18.0)]);
+    // (0, 2) - (1, 0), at length one.
+    assert_scores(&score(Example::Id(id(3)), Example::Id(id(1)), Strategy::AverageVector), &[(2, 1.0 / 5f32.sqrt())]);
+}
+
+/// The formulas once more, over every point, by the distances that a search reports.
+#[test]
+fn recommendations_among_many_points_agree_with_the_formulas_over_every_point() {
+    let mut random = ChaCha8Rng::seed_from_u64(22);
+    for distance in [Distance::Euclid, Distance::Cosine, Distance::Dot, Distance::Manhattan] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let collection = store.create_collection("c", CollectionConfig::unnamed(8, distance)).unwrap();
+        let mut vector = || (0..8).map(|_| random.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+        let point = |number| Point { id: id(number), vectors: BTreeMap::from([(String::new(), vector())]), payload: Payload::new() };
+        collection.upsert((0..300).map(point).collect()).unwrap();
+        let mut length_one = vector();
+        let length = length_one.iter().map(|x| x * x).sum::<f32>().sqrt();
+        length_one.iter_mut().for_each(|x| *x /= length);
+        let stored = |number: u64| collection.vector_of(id(number), "").unwrap();
+        let examples = ([stored(3), stored(7), length_one.clone()], [stored(11), stored(20)]);
+        for strategy in [Strategy::BestScore, Strategy::SumScores] {
+            let positive = vec![Example::Id(id(3)), Example::Id(id(7)), Example::Vector(length_one.clone())];
+            let recommend = Recommend { positive, negative: [11, 20].map(|n| Example::Id(id(n))).to_vec(), strategy, lookup: None };
+            let sign = if distance.larger_is_nearer() { 1.0 } else { -1.0 };
+            let score = |vector: &[f32]| {
+                let similarities = |examples: &[Vec<f32>]| examples.iter().map(|x| sign * distance.score(x, vector)).collect::<Vec<f32>>();
+                let (positive, negative) = (similarities(&examples.0), similarities(&examples.1));
+                let best = |similarities: &[f32]| similarities.iter().copied().reduce(f32::max).unwrap();
+                let squeeze = |x: f32| 0.5 * (x / (1.0 + x.abs()) + 1.0);
+                match strategy {
+                    Strategy::SumScores => positive.iter().sum::<f32>() - negative.iter().sum::<f32>(),
+                    _ if best(&positive) > best(&negative) => squeeze(best(&positive)),
+                    _ => -squeeze(best(&negative)),
+                }
+            };
+            let mut expected: Vec<(u64, f32)> =
+                (0..300).filter(|n| ![3, 7, 11, 20].contains(n)).map(|number| (number, score(&stored(number)))).collect();
+            expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let request = SearchRequest { offset: 5, ..SearchRequest::new(vec![0.0; 8], 40) };
+            let hits = collection.recommend(&recommend, &request).unwrap();
+            let found: Vec<(u64, f32)> = numbers(&hits).into_iter().zip(hits.iter().map(|hit| hit.score)).collect();
+            assert_scores(&found, &expected[5..45]);
+        }
+    }
+}
+
+#[test]
+fn examples_can_be_points_of_another_collection_and_then_none_is_left_out() {
+    let (_folder, store, collection) = filled();
+    let vectors = [("small", VectorParams::new(2, Distance::Cosine)), ("large", VectorParams::new(3, Distance::Dot))];
+    let config =
+        CollectionConfig { vectors: vectors.map(|(name, params)| (name.to_owned(), params)).into(), ..CollectionConfig::default() };
+    let other = store.create_collection("d", config).unwrap();
+    let point = |number, name: &str, vector: &[f32]| Point {
+        id: id(number),
+        vectors: BTreeMap::from([(name.to_owned(), vector.to_vec())]),
+        payload: Payload::new(),
+    };
+    other.upsert(vec![point(1, "small", &[3.0, 4.0]), point(2, "small", &[-2.0, 0.0]), point(77, "large", &[1.0; 3])]).unwrap();
+    let recommend = |positive: &[u64], negative: &[u64], strategy, name: &str| {
+        let [positive, negative] = [positive, negative].map(|numbers| numbers.iter().map(|n| Example::Id(id(*n))).collect());
+        let lookup = Some(Lookup { collection: Arc::clone(&other), vector_name: name.to_owned() });
+        let hits = collection.recommend(&Recommend { positive, negative, strategy, lookup }, &image(3))?;
+        Ok::<_, Error>(numbers(&hits).into_iter().zip(hits.iter().map(|hit| hit.score)).collect::<Vec<_>>())
+    };
+    // As stored there (0.6, 0.8) and (-1, 0); here (1, 0), (2, 0) and so on.
+    assert_scores(&recommend(&[1], &[], Strategy::AverageVector, "small").unwrap(), &[(5, 3.0), (4, 2.4), (3, 1.8)]);
+    assert_scores(&recommend(&[2], &[], Strategy::AverageVector, "small").unwrap(), &[(1, -1.0), (2, -2.0), (3, -3.0)]);
+    assert_scores(&recommend(&[1], &[2], Strategy::AverageVector, "small").unwrap(), &[(5, 11.0), (4, 8.8), (3, 6.6)]);
+    assert_scores(&recommend(&[1], &[2], Strategy::SumScores, "small").unwrap(), &[(5, 8.0), (4, 6.4), (3, 4.8)]);
+    // 3 squeezed is 7/8, 2.4 29/34, 1.8 23/28.
+    assert_scores(&recommend(&[1], &[2], Strategy::BestScore, "small").unwrap(), &[(5, 0.875), (4, 29.0 / 34.0), (3, 23.0 / 28.0)]);
+    // Looked up here, it is another vector, and left out.
+    let here = Recommend { positive: vec![Example::Id(id(5))], ..Recommend::default() };
+    assert_eq!(numbers(&collection.recommend(&here, &image(3)).unwrap()), [4, 3, 2]);
+    let refused = |number, name| recommend(&[number], &[], Strategy::SumScores, name).unwrap_err();
+    assert!(matches!(refused(3, "small"), Error::PointNotFound { id: PointId::Num(3) }), "it is here, not there");
+    assert!(matches!(refused(77, "small"), Error::VectorMissing { id: PointId::Num(77), name } if name == "small"));
+    assert!(matches!(refused(1, "image"), Error::UnknownVector { name } if name == "image"));
+    assert!(matches!(refused(77, "large"), Error::Dimension { .. }));
+}
+
+#[test]
+fn a_batch_answers_each_request_in_its_place_and_one_that_is_refused_spoils_no_other() {
+    let (_folder, _store, collection) = filled();
+    let requests = [
+        image(2),
+        image(0),
+        SearchRequest { filter: Some(in_berlin()), ..image(9) },
+        SearchRequest { vector_name: "sound".to_owned(), ..image(1) },
+        SearchRequest { vector_name: "text".to_owned(), ..SearchRequest::new(vec![0.0; 3], 9) },
+        SearchRequest { offset: 1, exclude: vec![id(4)], ..image(2) },
+    ];
+    let mut answers = collection.search_batch(&requests).into_iter();
+    let mut next = || answers.next().unwrap();
+    assert_eq!(numbers(&next().unwrap()), [5, 4]);
+    assert!(matches!(next(), Err(Error::Limit)));
+    assert_eq!(numbers(&next().unwrap()), [3, 1]);
+    assert!(matches!(next(), Err(Error::UnknownVector { name }) if name == "sound"));
+    assert!(next().unwrap().is_empty(), "no point has such a vector");
+    assert_eq!(numbers(&next().unwrap()), [3, 2]);
+    assert!(answers.next().is_none() && collection.search_batch(&[]).is_empty());
 }
 
 #[test]

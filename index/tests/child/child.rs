@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use moco_index::{Collection, CollectionConfig, Distance, Error, HnswParams, Payload, Point, PointId, SearchRequest, Store, StoreOptions};
 
@@ -28,9 +29,18 @@ fn main() {
     match arguments[..] {
         ["hold", folder] => hold(folder),
         ["open", folder] => say(&Store::open(folder).map(|_| ()).map_or_else(|error| error.to_string(), |()| "opened".to_owned())),
-        ["script", folder, seed, checkpoint_bytes, sync, lives, count, ref firsts @ ..] => {
+        ["script", folder, seed, checkpoint_bytes, sync, mix, snapshots, lives, count, ref firsts @ ..] => {
             let options = options(sync).checkpoint_bytes(number(checkpoint_bytes) as usize);
-            script(folder, number(seed), &options, sync == "too-early", number(lives), number(count), firsts);
+            let script = Script {
+                seed: number(seed),
+                mix: Mix::named(mix),
+                too_early: sync == "too-early",
+                lives: number(lives),
+                count: number(count),
+                firsts: firsts.iter().map(|first| number(first)).collect(),
+                snapshots: (snapshots != "none").then(|| Path::new(snapshots)),
+            };
+            script.run(folder, &options);
         }
         ["suffer", folder, seed, checkpoint_bytes, mix, count, faults] => {
             let options = StoreOptions::default().checkpoint_bytes(number(checkpoint_bytes) as usize);
@@ -91,31 +101,65 @@ fn options(sync: &str) -> StoreOptions {
     }
 }
 
-/// One client a first: client `c` performs `count` operations of the script from its first on, and says `ack c number`
-/// after each, or before it, which the tests must notice. The store is closed and opened `lives` times on the way.
-fn script(folder: &str, seed: u64, options: &StoreOptions, too_early: bool, lives: u64, count: u64, firsts: &[&str]) {
-    for life in 0..lives {
-        let store = script::open(Path::new(folder), options).unwrap();
-        Operation::CreateCollection { name: MAIN.to_owned() }.perform(&store).unwrap();
-        say("ack main");
-        std::thread::scope(|scope| {
-            for (client, first) in (0..).zip(firsts) {
-                let (store, first) = (&store, number(first));
-                let numbers = first + count * life / lives..first + count * (life + 1) / lives;
-                scope.spawn(move || {
-                    for number in numbers {
-                        let acknowledgement = format!("ack {client} {number}");
-                        if too_early {
-                            say(&acknowledgement);
-                        }
-                        Operation::draw(seed, client, number, Mix::SMALL).perform(store).unwrap();
-                        if !too_early {
-                            say(&acknowledgement);
-                        }
+/// What clients do together.
+struct Script<'a> {
+    seed: u64,
+    mix: Mix,
+    too_early: bool,
+    /// How often the store is opened.
+    lives: u64,
+    /// Operations of each client.
+    count: u64,
+    /// Each client's first operation.
+    firsts: Vec<u64>,
+    /// Where snapshots go.
+    snapshots: Option<&'a Path>,
+}
+
+impl Script<'_> {
+    /// Client `c` says `ack c number` after each of its operations, or before it, which the tests must notice. Beside them snapshots are
+    /// taken, one after the other: `ask number` before each, `snapshot number` after it.
+    fn run(&self, folder: &str, options: &StoreOptions) {
+        let mut snapshots = 0;
+        for life in 0..self.lives {
+            let store = script::open(Path::new(folder), options).unwrap();
+            Operation::CreateCollection { name: MAIN.to_owned() }.perform(&store).unwrap();
+            say("ack main");
+            let is_over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                if let Some(to) = self.snapshots {
+                    scope.spawn(|| take_snapshots(&store.collection(MAIN).unwrap(), to, &mut snapshots, &is_over));
+                }
+                std::thread::scope(|scope| {
+                    for (client, first) in (0..).zip(&self.firsts) {
+                        let store = &store;
+                        let numbers = first + self.count * life / self.lives..first + self.count * (life + 1) / self.lives;
+                        scope.spawn(move || numbers.for_each(|number| self.perform(store, client, number)));
                     }
                 });
-            }
-        });
+                is_over.store(true, Ordering::Relaxed);
+            });
+        }
+    }
+
+    fn perform(&self, store: &Store, client: u64, number: u64) {
+        let acknowledgement = format!("ack {client} {number}");
+        if self.too_early {
+            say(&acknowledgement);
+        }
+        Operation::draw(self.seed, client, number, self.mix).perform(store).unwrap();
+        if !self.too_early {
+            say(&acknowledgement);
+        }
+    }
+}
+
+fn take_snapshots(collection: &Collection, to: &Path, number: &mut u64, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Relaxed) {
+        say(&format!("ask {number}"));
+        collection.backup(to.join(number.to_string())).unwrap();
+        say(&format!("snapshot {number}"));
+        *number += 1;
     }
 }
 

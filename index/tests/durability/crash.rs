@@ -118,7 +118,8 @@ fn record(seed: u64, sync: &str) -> (Vec<Event>, tempfile::TempDir) {
     let checkpoint_bytes = ["1000", "20000", "100000"][seed as usize % 3];
     let (seed, operations) = (seed.to_string(), OPERATIONS.to_string());
     std::fs::create_dir(&data).unwrap();
-    let mut command = child(&["script", data.to_str().unwrap(), &seed, checkpoint_bytes, sync, "2", &operations, "0", "0"]);
+    let mut command =
+        child(&["script", data.to_str().unwrap(), &seed, checkpoint_bytes, sync, "small", "none", "2", &operations, "0", "0"]);
     command.env("LD_PRELOAD", &*RECORD_LIBRARY).env("MOCO_RECORD", &record).env("MOCO_UNDER", &data);
     assert_eq!(run(command).len() as u64, OPERATIONS * CLIENTS + 2);
     (read(&record), folder)

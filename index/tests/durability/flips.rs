@@ -1,4 +1,5 @@
-//! Single damaged bytes: a wrong point is never served. Each flip is refused, is noticed, or harms nothing.
+//! Single damaged bytes: a wrong point is never served. Each flip is refused, is noticed, or harms nothing. A segment's file is
+//! never missed, whatever became of it: it is made of the rest.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::disk::{Image, read_image, write_image};
 use crate::model::{Content, Model};
-use crate::script::{self, MAIN, Mix, Operation, VECTORS, config};
+use crate::nearest::{self, Recall};
+use crate::script::{self, Draw, MAIN, Mix, Operation, VECTORS, config};
 use crate::{amount, open, read_back, report, scratch, seed};
 
 /// Enough points for some pages of each kind.
@@ -38,6 +40,7 @@ fn filled(seed: u64, log: bool) -> (Image, Vec<Model>) {
     if log {
         return (read_image(folder.path()), models);
     }
+    store.collection(MAIN).unwrap().wait_until_built();
     drop(store);
     (read_image(folder.path()), models)
 }
@@ -233,4 +236,83 @@ fn a_byte_that_is_flipped_while_the_store_is_open_is_never_served() {
     say("an open collection", &outcomes, &faults, start);
     assert!(faults.is_empty(), "{}", report(&faults));
     assert!(outcomes.contains_key("refused"), "{outcomes:?}");
+}
+
+/// Opens a folder in which a segment's file is damaged, reads and searches all of it, and waits until nothing is built any more: when
+/// the damage was noticed, or what is wrong.
+fn heal(folder: &Path, damaged: &Path, model: &Model, draw: &mut Draw) -> Result<&'static str, String> {
+    let words = |error: Error| error.to_string();
+    let store = open(folder).map_err(words)?;
+    let collection = store.collection(MAIN).map_err(words)?;
+    let is_known = collection.info().vectors.values().flat_map(|vector| &vector.segments).any(|segment| segment.damage.is_some());
+    for (name, size, _) in VECTORS {
+        for (limit, ef) in [(5, Some(5)), (20, None)] {
+            let request = SearchRequest { vector_name: name.to_owned(), ef, ..SearchRequest::new(draw.vector(size), limit) };
+            nearest::search(&collection, &model.0[MAIN], &request, &|_, _| true, &mut Recall::default())?;
+        }
+    }
+    let found = Model::read(&store).map_err(words)?;
+    if found != *model {
+        return Err(found.differences(model).join("; "));
+    }
+    collection.wait_until_built();
+    collection.verify().map_err(words)?;
+    let is_replaced = !folder.join(damaged).exists();
+    match (is_known, is_replaced) {
+        (true, true) => Ok("noticed when opened"),
+        (false, true) => Ok("noticed when read"),
+        (false, false) => Ok("harmless"),
+        (true, false) => Err("it was noticed and not built anew".to_owned()),
+    }
+}
+
+/// Changes a segment's file of a closed folder again and again, and opens that.
+fn damage_segments(seed: u64, times: usize, damage: impl Fn(&mut Vec<u8>, &mut ChaCha8Rng) -> String) -> (Outcomes, Vec<String>) {
+    let (image, models) = filled(seed, false);
+    let segments: Vec<&PathBuf> = image.keys().filter(|path| path.extension().is_some_and(|extension| extension == "segment")).collect();
+    let (mut random, mut outcomes, mut faults) = (ChaCha8Rng::seed_from_u64(seed), Outcomes::new(), Vec::new());
+    for time in 0..times {
+        let path = segments[random.random_range(0..segments.len())];
+        let mut image = image.clone();
+        let what = damage(image.get_mut(path).unwrap().as_mut().unwrap(), &mut random);
+        let folder = scratch();
+        write_image(&image, folder.path());
+        let mut draw = Draw::new(seed, 0, time as u64);
+        match catch_unwind(AssertUnwindSafe(|| heal(folder.path(), path, models.last().unwrap(), &mut draw))) {
+            Ok(Ok(outcome)) => count(&mut outcomes, outcome),
+            Ok(Err(wrong)) => faults.push(format!("{} {what}: {wrong}", path.display())),
+            Err(panic) => {
+                let reason = panic.downcast_ref::<String>().map_or("it panicked", String::as_str);
+                faults.push(format!("{} {what}: {reason}", path.display()));
+            }
+        }
+    }
+    (outcomes, faults)
+}
+
+#[test]
+fn a_flipped_byte_of_a_segment_changes_no_answer_and_the_segment_is_built_anew() {
+    let (start, seed) = (Instant::now(), seed(6400));
+    let flip = |bytes: &mut Vec<u8>, random: &mut ChaCha8Rng| {
+        let (position, flipped) = (random.random_range(0..bytes.len()), random.random_range(1..=255u8));
+        bytes[position] ^= flipped;
+        format!("with byte {position} flipped by {flipped:#x}")
+    };
+    let (outcomes, faults) = damage_segments(seed, amount(200, 2000), flip);
+    say("segments", &outcomes, &faults, start);
+    assert!(faults.is_empty(), "{}", report(&faults));
+    assert!(outcomes.contains_key("noticed when opened") && outcomes.contains_key("noticed when read"), "{outcomes:?}");
+}
+
+#[test]
+fn a_segment_that_is_cut_short_changes_no_answer_and_is_built_anew() {
+    let (start, seed) = (Instant::now(), seed(6500));
+    let cut = |bytes: &mut Vec<u8>, random: &mut ChaCha8Rng| {
+        bytes.truncate(random.random_range(0..bytes.len()));
+        format!("cut to {} bytes", bytes.len())
+    };
+    let (outcomes, faults) = damage_segments(seed, amount(100, 2000), cut);
+    say("segments, and cuts", &outcomes, &faults, start);
+    assert!(faults.is_empty(), "{}", report(&faults));
+    assert!(!outcomes.contains_key("harmless"), "{outcomes:?}");
 }

@@ -7,8 +7,8 @@
 //! crash            power cuts: images of the folder             disk     what a disk may hold after a power cut
 //! faults           the n-th sync fails; the disk fills up       kill     `kill -9`, a thousand times
 //! random           random operations and restarts               churn    replaced again and again: what it costs
-//! backup           snapshots taken under load
-//! flips            single damaged bytes, at rest and under the feet of an open store
+//! backup           snapshots taken under load                   nearest  what a search must find
+//! flips            single damaged bytes and cuts, at rest and under the feet of an open store
 //! ```
 //!
 //! `cargo test` runs short versions. `MOCO_TORTURE=1` runs the long ones (`make torture`), `MOCO_TORTURE=0.1` a tenth of them.
@@ -23,6 +23,7 @@ mod faults;
 mod flips;
 mod kill;
 mod model;
+mod nearest;
 mod random;
 mod record;
 mod script;

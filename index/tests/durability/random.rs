@@ -1,12 +1,15 @@
 //! A store beside plain maps, through random operations and restarts.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use moco_index::{Collection, Distance, Hit, PointId, SearchRequest, StoreOptions};
+use moco_index::{Collection, Condition, Filter, PointId, SearchRequest, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
 
-use crate::model::{Content, Model, as_stored};
+use crate::model::{Content, Model, Stored};
+use crate::nearest::{self, Recall};
 use crate::script::{self, Draw, MAIN, Mix, Operation, VECTORS};
 use crate::{amount, read_back, scratch, seed};
 
@@ -15,64 +18,12 @@ const MIX: Mix = Mix { ids: 150, upsert: 60, delete: 25, side: 12, bulk: 3, chan
 /// How likely a restart is before an operation.
 const RESTART: f64 = 0.001;
 
-/// Scores of one hit may differ by this from another order of the same additions.
-const COSINE_TOLERANCE: f32 = 1e-5;
-
-/// Every point with the vector, nearest first, ties by id.
-fn nearest(content: &Content, vector: &str, distance: Distance, query: &[f32]) -> Vec<(f32, PointId)> {
-    let score = |vector: &Vec<f32>| distance.score(query, vector);
-    let mut found: Vec<(f32, PointId)> =
-        content.points.iter().filter_map(|(id, stored)| Some((score(stored.vectors.get(vector)?), *id))).collect();
-    let sign = if distance.larger_is_nearer() { -1.0 } else { 1.0 };
-    found.sort_by(|a, b| (sign * a.0).total_cmp(&(sign * b.0)).then(a.1.cmp(&b.1)));
-    found
-}
-
-/// Scores and ids, where only the sums of a cosine may come out in another way.
-fn agree(found: &[Hit], expected: &[(f32, PointId)], distance: Distance) -> bool {
-    let tolerance = if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 };
-    found.len() <= expected.len()
-        && found.iter().zip(expected).all(|(hit, (score, id))| {
-            let is_close = (hit.score - score).abs() <= tolerance;
-            is_close
-                && (hit.id == *id || tolerance > 0.0 && expected.iter().any(|(s, id)| *id == hit.id && (hit.score - s).abs() <= tolerance))
-        })
-}
-
-#[derive(Default)]
-struct Recall {
-    wanted: usize,
-    found: usize,
-}
-
-/// Searches by one vector, exactly and by whatever the store prefers.
-fn search(collection: &Collection, content: &Content, draw: &mut Draw, recall: &mut Recall) -> Result<(), String> {
-    let (name, size, distance) = VECTORS[draw.below(4) as usize];
+/// A search by one vector.
+fn request(draw: &mut Draw) -> SearchRequest {
+    let (name, size, _) = VECTORS[draw.below(4) as usize];
     let query = draw.vector(size);
     let (limit, offset) = (1 + draw.below(20) as usize, if draw.below(4) == 0 { draw.below(30) as usize } else { 0 });
-    let expected: Vec<_> = nearest(content, name, distance, &as_stored(name, &query)).into_iter().skip(offset).collect();
-    let wanted = &expected[..limit.min(expected.len())];
-    let request = SearchRequest { vector_name: name.to_owned(), offset, ..SearchRequest::new(query.clone(), limit) };
-    let exact = collection.search(&SearchRequest { exact: true, ..request.clone() }).map_err(|error| error.to_string())?;
-    if exact.len() != wanted.len() || !agree(&exact, &expected, distance) {
-        let found: Vec<_> = exact.iter().map(|hit| (hit.score, hit.id)).collect();
-        return Err(format!("exact search by `{name}` for {query:?}, limit {limit}, offset {offset}: {found:?}, not {wanted:?}"));
-    }
-    let walked = collection.search(&request).map_err(|error| error.to_string())?;
-    if walked.len() != wanted.len() {
-        return Err(format!("search by `{name}` found {} of {}", walked.len(), wanted.len()));
-    }
-    for hit in &walked {
-        let score =
-            content.points.get(&hit.id).and_then(|stored| Some(distance.score(&as_stored(name, &query), stored.vectors.get(name)?)));
-        if !score.is_some_and(|score| (hit.score - score).abs() <= if distance == Distance::Cosine { COSINE_TOLERANCE } else { 0.0 }) {
-            return Err(format!("search by `{name}` returned {} with score {}, not {score:?}", hit.id, hit.score));
-        }
-    }
-    recall.wanted += wanted.len();
-    // By score: of equally near points any will do.
-    recall.found += walked.iter().zip(wanted).filter(|(hit, (score, _))| (hit.score - score).abs() <= COSINE_TOLERANCE).count();
-    Ok(())
+    SearchRequest { vector_name: name.to_owned(), offset, ..SearchRequest::new(query, limit) }
 }
 
 /// Reads some points by id and a page of them.
@@ -96,6 +47,68 @@ fn look_up(collection: &Collection, content: &Content, draw: &mut Draw) -> Resul
     Ok(())
 }
 
+/// What a condition or a filter says, by hand.
+type Passes = Box<dyn Fn(PointId, &Stored) -> bool>;
+
+/// A condition on what the script writes: ids, vectors, and texts that some payloads have.
+fn condition(draw: &mut Draw) -> (Condition, Passes) {
+    let digit = draw.below(10);
+    let text = |stored: &Stored, key: &str| stored.payload.get(key).and_then(Value::as_str).map(str::to_owned);
+    match draw.below(6) {
+        0 => {
+            let ids: BTreeSet<PointId> = (0..100).map(|_| draw.id(0, MIX)).collect();
+            (Condition::has_id(ids.iter().copied()), Box::new(move |id, _| ids.contains(&id)))
+        }
+        1 => {
+            let (name, ..) = VECTORS[draw.below(4) as usize];
+            (Condition::has_vector(name), Box::new(move |_, stored| stored.vectors.contains_key(name)))
+        }
+        2 => (Condition::is_empty("filler"), Box::new(move |_, stored| text(stored, "filler").is_none())),
+        3 => {
+            let start = format!("0 {digit}");
+            let condition = Condition::field("note").starts_with(start.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "note").is_some_and(|note| note.starts_with(&start))))
+        }
+        4 => {
+            let end = format!(".{}", digit % 5);
+            let condition = Condition::field("stamp").contains(end.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "stamp").is_some_and(|stamp| stamp.contains(&end))))
+        }
+        _ => {
+            let start = format!("0.{digit}");
+            let condition = Condition::field("stamp").starts_with(start.as_str());
+            (condition, Box::new(move |_, stored| text(stored, "stamp").is_some_and(|stamp| stamp.starts_with(&start))))
+        }
+    }
+}
+
+/// Counts, searches and reads by pages the points that pass a filter of two conditions; how many pass.
+fn look_filtered(collection: &Collection, content: &Content, draw: &mut Draw, recall: &mut Recall) -> Result<usize, String> {
+    let ((a, is_a), (b, is_b)) = (condition(draw), condition(draw));
+    let (filter, passes): (Filter, Passes) = match draw.below(4) {
+        0 => (Filter::must([a, b]), Box::new(move |id, stored| is_a(id, stored) && is_b(id, stored))),
+        1 => (Filter::should([a, b]), Box::new(move |id, stored| is_a(id, stored) || is_b(id, stored))),
+        2 => (Filter::must_not([a, b]), Box::new(move |id, stored| !is_a(id, stored) && !is_b(id, stored))),
+        _ => (Filter::must([a]).and_must_not([b]), Box::new(move |id, stored| is_a(id, stored) && !is_b(id, stored))),
+    };
+    let in_words = |difference: String| format!("{difference}, where {}", serde_json::to_string(&filter).expect("a filter is JSON"));
+    let passing = content.points.iter().filter(|(id, stored)| passes(**id, stored)).map(|(id, _)| *id).collect::<Vec<_>>();
+    let count = collection.count_passing(&filter).map_err(|error| error.to_string())?;
+    if count != passing.len() {
+        return Err(in_words(format!("{count} points pass, not {}", passing.len())));
+    }
+    let (from, limit) = (draw.id(0, MIX), draw.below(50) as usize + 1);
+    let (records, next) = collection.scroll_passing(Some(&filter), Some(from), limit, false, false).map_err(|error| error.to_string())?;
+    let mut expected = passing.iter().copied().filter(|id| *id >= from);
+    let page: Vec<PointId> = expected.by_ref().take(limit).collect();
+    if records.iter().map(|record| record.id).collect::<Vec<_>>() != page || next != expected.next() {
+        return Err(in_words(format!("scroll from {from}, limit {limit}: {records:?}, next {next:?}, not {page:?}")));
+    }
+    let request = SearchRequest { filter: Some(filter.clone()), ..request(draw) };
+    nearest::search(collection, content, &request, &passes, recall).map_err(in_words)?;
+    Ok(passing.len())
+}
+
 #[test]
 fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     let (start, seed, operations) = (Instant::now(), seed(11), amount(20_000, 200_000) as u64);
@@ -104,6 +117,7 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     let options = |random: &mut ChaCha8Rng| StoreOptions::default().checkpoint_bytes([2000, 200_000, 16 << 20][random.random_range(0..3)]);
     let mut store = script::open(folder.path(), &options(&mut random)).unwrap();
     let (mut model, mut recall, mut restarts, mut indexed) = (Model::default(), Recall::default(), 0, 0);
+    let (mut filtered, mut passing) = (0, 0);
     let setup = Operation::CreateCollection { name: MAIN.to_owned() };
     setup.perform(&store).unwrap();
     model.apply(&setup);
@@ -124,9 +138,13 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
         }
         assert_eq!(store.collections().len(), model.0.len(), "{context}: collections");
         let (main, content) = (store.collection(MAIN).unwrap(), &model.0[MAIN]);
-        let outcome = match draw.below(2) {
-            0 => search(&main, content, &mut draw, &mut recall),
-            _ => look_up(&main, content, &mut draw),
+        let outcome = match draw.below(3) {
+            0 => nearest::search(&main, content, &request(&mut draw), &|_, _| true, &mut recall),
+            1 => look_up(&main, content, &mut draw),
+            _ => look_filtered(&main, content, &mut draw, &mut recall).map(|count| {
+                filtered += 1;
+                passing += count;
+            }),
         };
         outcome.unwrap_or_else(|difference| panic!("{context}: {difference}"));
         if number % 500 == 0 {
@@ -140,8 +158,9 @@ fn random_operations_and_restarts_leave_what_plain_maps_hold() {
     assert!(differences.is_empty(), "seed {seed}, at the end: {differences:?}");
     let recall = recall.found as f64 / recall.wanted as f64;
     println!(
-        "{operations} random operations from seed {seed}, {restarts} restarts: 0 differences; {} points at the end, recall {recall:.4} where \
-         a graph answered; {:.1} s",
+        "{operations} random operations from seed {seed}, {restarts} restarts: 0 differences, {filtered} looks by filters among them, which \
+         {:.0} points passed in the mean; {} points at the end, recall {recall:.4} where a graph answered; {:.1} s",
+        passing as f64 / filtered as f64,
         model.0[MAIN].points.len(),
         start.elapsed().as_secs_f64()
     );

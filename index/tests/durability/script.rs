@@ -117,11 +117,15 @@ impl Mix {
     /// The same in one collection.
     pub(crate) const POINTS: Self = Self { side: 0, ..Self::SMALL };
 
+    /// For kills: so many points, and so many at a time, that segments are built and merged all the time.
+    pub(crate) const KILLS: Self = Self { ids: 100, delete: 24, bulk: 16, compact: 6, ..Self::SMALL };
+
     /// By the name under which a test hands it to the process that it starts.
     pub(crate) fn named(name: &str) -> Self {
         match name {
             "small" => Self::SMALL,
             "points" => Self::POINTS,
+            "kills" => Self::KILLS,
             _ => panic!("what is {name}?"),
         }
     }
