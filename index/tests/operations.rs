@@ -406,6 +406,10 @@ fn under_cosine_examples_score_by_the_angle_to_what_is_stored() {
     assert_scores(&score(right.clone(), up.clone(), Strategy::SumScores), &[(1, 1.0), (2, -0.2), (3, -1.0)]);
     // 1 squeezed is 3/4; of the second point 0.8 to the negative one is 13/18.
     assert_scores(&score(right, up, Strategy::BestScore), &[(1, 0.75), (2, -13.0 / 18.0), (3, -0.75)]);
+    // Of whatever length they are given.
+    let (right, up) = (Example::Vector(vec![7.0, 0.0]), Example::Vector(vec![0.0, 0.25]));
+    assert_scores(&score(right.clone(), up.clone(), Strategy::SumScores), &[(1, 1.0), (2, -0.2), (3, -1.0)]);
+    assert_scores(&score(right, up, Strategy::BestScore), &[(1, 0.75), (2, -13.0 / 18.0), (3, -0.75)]);
     assert_scores(&score(Example::Id(id(3)), Example::Id(id(1)), Strategy::SumScores), &[(2, 0.2)]);
     assert_scores(&score(Example::Id(id(3)), Example::Id(id(1)), Strategy::BestScore), &[(2, 13.0 / 18.0)]);
     // (0, 2) - (1, 0), at length one.

@@ -8,6 +8,7 @@ use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use super::{Collection, record};
+use crate::config::VectorParams;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Number, Scalar};
 use crate::id::PointId;
@@ -108,7 +109,13 @@ impl Collection {
         if request.limit == 0 {
             return Err(Error::Limit);
         }
-        let distance = self.shared.state().config.vector(&request.vector_name)?.distance;
+        let VectorParams { size, distance, .. } = self.shared.state().config.vector(&request.vector_name)?.clone();
+        // Each is a query: under Cosine of length one, as what it is compared with.
+        let scaled = |examples: Vec<Vec<f32>>| -> Result<Vec<Vec<f32>>> {
+            let scale = |example: Vec<f32>| Ok(vector::check_query(&request.vector_name, size, distance, &example)?.into_owned());
+            examples.into_iter().map(scale).collect()
+        };
+        let (positive, negative) = (scaled(positive)?, scaled(negative)?);
         let score = |vector: &[f32]| {
             let similarities =
                 |examples: &[Vec<f32>]| examples.iter().map(|example| distance.nearness(example, vector)).collect::<Vec<_>>();
