@@ -45,6 +45,11 @@ impl AcceptedRows {
         size_of_val(self.rows.words()) + self.nodes.get().map_or(0, |(_, nodes)| size_of_val(&*nodes.bits) + nodes.clusters.len())
     }
 
+    /// By cluster of the segment that has runs, whether there are any in it; empty as long as that is not known.
+    pub(super) fn clusters(&self, segment: &Segment) -> &[bool] {
+        self.nodes.get().filter(|(serial, _)| *serial == segment.serial).map_or(&[], |(_, nodes)| &nodes.clusters)
+    }
+
     /// As a walk through the segment asks for them.
     pub(super) fn on<'a>(&'a self, segment: &'a Segment) -> Accepted<'a> {
         let accepted = Accepted { segment, node_rows: segment.section(Kind::NodeRows), rows: &self.rows, nodes: None };
@@ -53,7 +58,7 @@ impl AcceptedRows {
             let _ = self.nodes.set((segment.serial, accepted.by_node()));
         }
         let of_segment = self.nodes.get().filter(|(serial, _)| *serial == segment.serial);
-        Accepted { nodes: of_segment.map(|(_, nodes)| nodes), ..accepted }
+        Accepted { nodes: of_segment.map(|(_, nodes)| &*nodes.bits), ..accepted }
     }
 }
 
@@ -95,15 +100,10 @@ pub(super) struct Accepted<'a> {
     segment: &'a Segment,
     node_rows: &'a [u32],
     pub(super) rows: &'a Bits,
-    nodes: Option<&'a ByNode>,
+    nodes: Option<&'a [u64]>,
 }
 
-impl<'a> Accepted<'a> {
-    /// By cluster that has runs, whether there are any in it; empty as long as that is not known.
-    pub(super) fn clusters(&self) -> &'a [bool] {
-        self.nodes.map_or(&[], |nodes| &nodes.clusters)
-    }
-
+impl Accepted<'_> {
     /// A node that is a link or in a run.
     #[inline(always)]
     pub(super) fn has(&self, node: Node) -> bool {
@@ -112,7 +112,7 @@ impl<'a> Accepted<'a> {
         // and, where there are bits, one of these.
         unsafe {
             match self.nodes {
-                Some(nodes) => nodes.bits.get_unchecked(node as usize / 64) >> (node % 64) & 1 == 1,
+                Some(nodes) => nodes.get_unchecked(node as usize / 64) >> (node % 64) & 1 == 1,
                 None => self.leads(node, *self.node_rows.get_unchecked(node as usize)),
             }
         }

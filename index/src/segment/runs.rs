@@ -129,7 +129,7 @@ impl<I: Isa> Steps<'_, I> {
         entered.clear();
         entered.resize(clusters, false);
         // Nobody would be accepted there.
-        let passed_over = accepted.map_or(&[][..], |accepted| accepted.clusters()).iter().map(|any| !any);
+        let passed_over = self.accepted_in_clusters().iter().map(|any| !any);
         for ((reach, entered), is_none) in reach.iter_mut().zip(entered.iter_mut()).zip(passed_over) {
             *entered = is_none;
             *reach = if is_none { f32::NEG_INFINITY } else { *reach };

@@ -350,6 +350,11 @@ impl<I: Isa> Steps<'_, I> {
         self.accept.map(|rows| rows.on(self.segment))
     }
 
+    /// By cluster, whether any node in it is accepted; empty if that is not known.
+    pub(super) fn accepted_in_clusters(&self) -> &[bool] {
+        self.accept.map_or(&[], |rows| rows.clusters(self.segment))
+    }
+
     /// How long a walk among those that pass goes on, by how many of those around its beginning do.
     fn effort_among(&self, accepted: Accepted<'_>, start: Node) -> Effort {
         // Its own neighbours are too few to tell: of a twentieth that passes, none may be among them by chance.

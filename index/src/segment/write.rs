@@ -315,9 +315,10 @@ impl Contents<'_> {
         let (_, rows_a_block) = header.blocks_of(Kind::Vectors).expect("rows are not empty");
         let mut hashes = Vec::with_capacity(input.slots.len().div_ceil(rows_a_block));
         for first in (0..input.slots.len()).step_by(rows_a_block) {
-            block.clear();
-            for row in first..input.slots.len().min(first + rows_a_block) {
-                block.extend(input.vector(row as Row).iter().flat_map(|x| x.to_le_bytes()));
+            let rows = first..input.slots.len().min(first + rows_a_block);
+            block.resize(4 * input.size * rows.len(), 0);
+            for (row, bytes) in rows.zip(block.chunks_exact_mut(4 * input.size)) {
+                bytes.as_chunks_mut().0.iter_mut().zip(input.vector(row as Row)).for_each(|(bytes, x)| *bytes = x.to_le_bytes());
             }
             hashes.push(xxh3_64(&block));
             out.raw(&block)?;
